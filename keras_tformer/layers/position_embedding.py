@@ -1,0 +1,79 @@
+"""A learned vector for every position."""
+
+import keras
+from keras import ops
+
+from keras_tformer.layers.argument_checks import require_positive
+
+
+@keras.saving.register_keras_serializable(package="keras_tformer")
+class PositionEmbedding(keras.layers.Layer):
+    """Returns the learned vectors of the positions that its input occupies.
+
+    Gehring et al. 2017, section 3.1, as in BERT, ALBERT and GPT-2.
+
+    Args:
+        max_sequence_length: int, number of positions that have a vector.
+        embeddings_initializer: initializer of the table.
+
+    Call arguments:
+        inputs: `(B, T, E)` tensor; only its length and width matter.
+        start_index: int or scalar tensor, position of the first token (decoding one
+            token at a time).
+
+    Returns:
+        `(1, T, E)` tensor, to be added to the inputs.
+
+    Raises:
+        ValueError: if the input is longer than `max_sequence_length`.
+
+    Example:
+        >>> layer = PositionEmbedding(max_sequence_length=7)
+        >>> tuple(layer(keras.ops.zeros((2, 3, 5))).shape)
+        (1, 3, 5)
+    """
+
+    def __init__(self, max_sequence_length, embeddings_initializer="uniform", **kwargs):
+        super().__init__(**kwargs)
+        require_positive(
+            "PositionEmbedding", "max_sequence_length", max_sequence_length
+        )
+        self.max_sequence_length = max_sequence_length
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+
+    def build(self, inputs_shape):
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.max_sequence_length, inputs_shape[-1]),
+            initializer=self.embeddings_initializer,
+        )
+        self.built = True
+
+    def call(self, inputs, start_index=0):
+        self._refuse_long_inputs(inputs)
+        length, width = ops.shape(inputs)[1], inputs.shape[-1]
+        table = ops.convert_to_tensor(self.embeddings)
+        rows = ops.slice(table, (start_index, 0), (length, width))  # (T, E)
+        return ops.expand_dims(rows, 0)  # (1, T, E)
+
+    def compute_output_spec(self, inputs, start_index=0):
+        self._refuse_long_inputs(inputs)
+        return keras.KerasTensor((1, *inputs.shape[1:]), dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "max_sequence_length": self.max_sequence_length,
+            "embeddings_initializer": keras.initializers.serialize(
+                self.embeddings_initializer
+            ),
+        }
+
+    def _refuse_long_inputs(self, inputs):
+        length = inputs.shape[1]
+        if length is not None and length > self.max_sequence_length:
+            raise ValueError(
+                f"`{self.name}` received a sequence that is too long. Expected at most "
+                f"max_sequence_length={self.max_sequence_length} tokens. Received: "
+                f"{length}. Truncate the input or build a model with more positions."
+            )

@@ -1,0 +1,179 @@
+"""BERT: the encoder and its published sizes."""
+
+import keras
+
+from keras_tformer.layers import (
+    EmbeddingSum,
+    Pooler,
+    TokenEmbedding,
+    TransformerEncoder,
+)
+from keras_tformer.models.encoder_inputs import encoder_inputs, encoder_outputs
+
+
+def _size(num_layers, hidden_dim):
+    return {
+        "num_layers": num_layers,
+        "num_heads": hidden_dim // 64,
+        "hidden_dim": hidden_dim,
+        "intermediate_dim": 4 * hidden_dim,
+    }
+
+
+# Devlin et al. 2019, section 3 (base, large); Turc et al. 2019, table 1 (the 24
+# miniatures, named by their numbers of layers and their width as in their release).
+# GELU is the exact form with the error function: the released checkpoints were trained
+# with it before Google's code moved to tanh, and Hugging Face's reference uses it.
+BERT_SIZES = {
+    "tiny": _size(2, 128),
+    "mini": _size(4, 256),
+    "small": _size(4, 512),
+    "medium": _size(8, 512),
+    "base": _size(12, 768),
+    "large": _size(24, 1024),
+    **{
+        f"L-{num_layers}_H-{hidden_dim}": _size(num_layers, hidden_dim)
+        for num_layers in (2, 4, 6, 8, 10, 12)
+        for hidden_dim in (128, 256, 512, 768)
+    },
+}
+
+# Numbers of tokens in the published vocabularies, for `vocabulary_size`.
+BERT_VOCABULARY_SIZES = {
+    "uncased": 30522,
+    "cased": 28996,
+    "chinese": 21128,
+    "multilingual_uncased": 105879,
+    "multilingual_cased": 119547,
+}
+
+
+def bert_encoder(
+    *,
+    vocabulary_size,
+    num_layers,
+    num_heads,
+    hidden_dim,
+    intermediate_dim,
+    max_sequence_length=512,
+    num_segments=2,
+    activation="gelu",
+    dropout=0.1,
+    attention_dropout=0.1,
+    layer_norm_epsilon=1e-12,
+    initializer_range=0.02,
+    mask_value=-30.0,
+    sequence_length=None,
+    return_hidden_states=False,
+    return_attention_scores=False,
+    dtype=None,
+    name="bert_encoder",
+):
+    """Builds BERT's encoder as a functional model.
+
+    Devlin et al. 2019, section 3. `bert_encoder(vocabulary_size=30522,
+    **BERT_SIZES["base"])` has 109,482,240 weights.
+
+    Args:
+        vocabulary_size: int, number of tokens V.
+        num_layers: int, number of blocks.
+        num_heads: int, attention heads H in a block.
+        hidden_dim: int, width D.
+        intermediate_dim: int, inner width F of the feed-forward networks.
+        max_sequence_length: int, number of learned positions.
+        num_segments: int, or None for a model without segment ids.
+        activation: name of the feed-forward activation, `"gelu"` (exact) or
+            `"gelu_tanh"` as in Google's later code, or any other of Keras.
+        dropout: float in [0, 1), after embeddings, attention and feed-forward.
+        attention_dropout: float in [0, 1), share of attention weights dropped.
+        layer_norm_epsilon: float added to variances.
+        initializer_range: float, standard deviation of the truncated normal
+            distribution that kernels and tables start from.
+        mask_value: negative float, see `DotProductAttention`.
+        sequence_length: int to fix the length T of the inputs, or None.
+        return_hidden_states: bool, whether to add the output of every block.
+        return_attention_scores: bool, whether to add the attention weights.
+        dtype: dtype or policy of the layers, Keras' global policy where it is None.
+        name: name of the model.
+
+    Returns:
+        A `keras.Model` from `{"token_ids", "segment_ids", "padding_mask"}`, integers
+        `(B, T)`, to `{"sequence_output": (B, T, D), "pooled_output": (B, D)}`; where
+        asked for also `"hidden_states"`, a list of `(B, T, D)`, and
+        `"attention_scores"`, a list of `(B, H, T, T)`, one for each block.
+
+    Raises:
+        ValueError: if a number is out of range, or `num_heads` does not divide
+            `hidden_dim`.
+
+    Example:
+        >>> model = bert_encoder(vocabulary_size=31, **BERT_SIZES["tiny"])
+        >>> ones = keras.ops.ones((2, 5), dtype="int32")
+        >>> outputs = model(
+        ...     {"token_ids": ones, "segment_ids": ones, "padding_mask": ones}
+        ... )
+        >>> tuple(outputs["sequence_output"].shape)
+        (2, 5, 128)
+    """
+    initializer = keras.initializers.TruncatedNormal(stddev=initializer_range)
+
+    # === Layers ===
+    token_embedding = TokenEmbedding(
+        vocabulary_size,
+        hidden_dim,
+        embeddings_initializer=initializer,
+        dtype=dtype,
+        name="token_embedding",
+    )
+    embeddings = EmbeddingSum(
+        hidden_dim,
+        max_sequence_length,
+        num_segments=num_segments,
+        dropout=dropout,
+        layer_norm_epsilon=layer_norm_epsilon,
+        kernel_initializer=initializer,
+        dtype=dtype,
+        name="embeddings",
+    )
+    blocks = [
+        TransformerEncoder(
+            num_heads,
+            intermediate_dim,
+            activation=activation,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            layer_norm_epsilon=layer_norm_epsilon,
+            mask_value=mask_value,
+            kernel_initializer=initializer,
+            dtype=dtype,
+            name=f"encoder_layer_{index}",
+        )
+        for index in range(num_layers)
+    ]
+    pooler = Pooler(
+        hidden_dim, kernel_initializer=initializer, dtype=dtype, name="pooler"
+    )
+
+    # === Functional model ===
+    inputs = encoder_inputs(sequence_length, num_segments)
+    x = embeddings(
+        token_embedding(inputs["token_ids"]), segment_ids=inputs.get("segment_ids")
+    )
+    hidden_states, attention_scores = [], []
+    for block in blocks:
+        x = block(
+            x,
+            padding_mask=inputs["padding_mask"],
+            return_attention_scores=return_attention_scores,
+        )
+        if return_attention_scores:
+            x, scores = x
+            attention_scores.append(scores)
+        hidden_states.append(x)
+    outputs = encoder_outputs(
+        x,
+        pooler(x),
+        hidden_states if return_hidden_states else None,
+        attention_scores if return_attention_scores else None,
+    )
+    return keras.Model(inputs, outputs, name=name)
