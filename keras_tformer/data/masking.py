@@ -1,0 +1,96 @@
+"""Which tokens a masked language model has to guess, as graph operations."""
+
+import numpy as np
+
+MASKINGS = ("whole_word", "subword", "ngram")
+# Chances of 1, 2 and 3 words in a row: proportional to 1/n (ALBERT, section 3.1).
+_NGRAM_THRESHOLDS = np.cumsum([6 / 11, 3 / 11])
+
+
+def mask_tokens(
+    token_ids,
+    maskable,
+    starts_word,
+    mask_id,
+    ordinary_ids,
+    max_predictions,
+    mask_share,
+    masking,
+    uniform,
+):
+    """Hides some tokens of every row and says where they stood.
+
+    Words (or runs of words, or single pieces) are put in random order and taken
+    from the front until `mask_share` of the row is reached, to within half a word.
+    Of the chosen tokens 80 % become `mask_id`, 10 % a random one of
+    `ordinary_ids`, 10 % stay (Devlin et al. 2018, appendix A.1).
+
+    Args:
+        token_ids: `(B, T)` int32 tensor.
+        maskable: `(B, T)` bool tensor, False at special tokens and padding.
+        starts_word: `(B, T)` bool tensor, True where a word begins.
+        mask_id: int.
+        ordinary_ids: int32 tensor of the ids that may replace a token.
+        max_predictions: int. Most chosen tokens `P` of a row.
+        mask_share: float.
+        masking: one of `MASKINGS`.
+        uniform: function of a number and a shape that returns random numbers in
+            [0, 1), the same for the same number.
+
+    Returns:
+        Four tensors: masked token ids `(B, T)`, mask positions int32 `(B, P)`,
+        ascending and then 0, the ids hidden there int32 `(B, P)`, and their
+        weights float32 `(B, P)`, 0 where there are fewer than `P`.
+    """
+    import tensorflow as tf
+
+    batch_size, length = token_ids.shape
+    shape = (batch_size, length)
+    # A group is hidden whole. It never reaches over a special token.
+    after_special = tf.pad(~maskable[:, :-1], [[0, 0], [1, 0]], constant_values=True)
+    barrier = ~maskable | after_special
+    begins = barrier if masking != "subword" else tf.ones_like(maskable)
+    if masking == "whole_word":
+        begins = barrier | starts_word
+    elif masking == "ngram":
+        words = tf.cumsum(tf.cast(barrier | starts_word, tf.int32), axis=1) - 1
+        drawn = uniform(0, *shape)
+        run = 1 + tf.reduce_sum(
+            tf.cast(drawn[..., None] >= _NGRAM_THRESHOLDS, tf.int32), axis=-1
+        )
+        runs = tf.searchsorted(tf.cumsum(run, axis=1), words, side="right")  # (B, T)
+        before = tf.pad(runs[:, :-1], [[0, 0], [1, 0]], constant_values=-1)
+        begins = barrier | (runs != before)
+    group = tf.cumsum(tf.cast(begins, tf.int32), axis=1) - 1  # (B, T)
+
+    # Length and first position of each token's group.
+    lengths = tf.math.bincount(group, minlength=length, maxlength=length, axis=-1)
+    firsts = tf.cumsum(lengths, axis=1, exclusive=True)
+    group_length = tf.gather(lengths, group, batch_dims=1)  # (B, T)
+    within = tf.range(length) - tf.gather(firsts, group, batch_dims=1)
+
+    # Groups in random order; a token's rank less its place in the group is the
+    # number of tokens that were taken before the group.
+    score = tf.gather(uniform(1, *shape), group, batch_dims=1)  # (B, T)
+    possible = maskable & (group_length <= max_predictions)
+    score = tf.where(possible, score, 2.0)
+    rank = tf.argsort(tf.argsort(score, stable=True))  # (B, T)
+    taken = rank - within
+    count = tf.reduce_sum(tf.cast(maskable, tf.float32), axis=1, keepdims=True)
+    middle = tf.cast(2 * taken + group_length, tf.float32) / 2  # (B, T)
+    chosen = possible & ((taken == 0) | (middle <= mask_share * count))
+    chosen &= taken + group_length <= max_predictions
+
+    # Chosen positions in ascending order, then the rest.
+    order = tf.argsort(tf.cast(~chosen, tf.int32), stable=True)[:, :max_predictions]
+    counts = tf.gather(chosen, order, batch_dims=1)  # (B, P)
+    positions = tf.where(counts, order, 0)
+    hidden_ids = tf.where(counts, tf.gather(token_ids, positions, batch_dims=1), 0)
+
+    fate = uniform(2, *shape)
+    number = tf.cast(tf.shape(ordinary_ids)[0], tf.float32)
+    drawn = tf.cast(uniform(3, *shape) * number, tf.int32)
+    other_ids = tf.gather(ordinary_ids, drawn)
+    masked_ids = tf.where(chosen & (fate < 0.9), other_ids, token_ids)
+    masked_ids = tf.where(chosen & (fate < 0.8), mask_id, masked_ids)
+    return masked_ids, positions, hidden_ids, tf.cast(counts, tf.float32)
