@@ -1,0 +1,88 @@
+"""How fast a `.tflite` file is on the runtime that is installed here."""
+
+import time
+
+import numpy as np
+
+from keras_tformer.export.files import gzip_size
+from keras_tformer.export.prediction import make_interpreter
+from keras_tformer.export.reporting import inspect_file, show_report
+
+
+def benchmark(
+    file,
+    num_threads=(1, 2),
+    repetitions=50,
+    warmup=5,
+    use_default_delegate=True,
+    show=False,
+):
+    """Measure a `.tflite` file: time of one call, memory, size and operators.
+
+    Only the call itself is timed, on inputs of full length; the thread counts take
+    turns, so that a busy machine slows all of them alike.
+
+    Args:
+        file: path of a `.tflite` file.
+        num_threads: thread counts to measure, or one of them.
+        repetitions: timed calls a thread count.
+        warmup: calls before them that are not timed.
+        use_default_delegate: False turns XNNPACK off.
+        show: print the result as a table as well.
+
+    Returns:
+        The dict of `report` and `latency`: `{threads: {"median_ms", "p90_ms",
+        "best_ms"}}`, `runtime`, `repetitions`, `use_default_delegate`.
+
+    Raises:
+        ValueError: no such file, or numbers that are not positive.
+
+    Example:
+        >>> import keras, tempfile
+        >>> from keras_tformer.export import to_tflite
+        >>> x = keras.Input((5,), name="x")
+        >>> model = keras.Model({"x": x}, keras.layers.Dense(3)(x))
+        >>> file = tempfile.mkdtemp() + "/model.tflite"
+        >>> _ = to_tflite(model, file)
+        >>> result = benchmark(file, num_threads=1, repetitions=3)
+        >>> result["latency"][1]["median_ms"] > 0
+        True
+    """
+    counts = [num_threads] if isinstance(num_threads, int) else list(num_threads)
+    if not counts or min(counts) < 1 or repetitions < 1 or warmup < 0:
+        raise ValueError(
+            f"Received num_threads={num_threads!r}, repetitions={repetitions!r}, "
+            f"warmup={warmup!r}. Expected positive numbers (warmup may be 0)."
+        )
+    result = {**inspect_file(file), "gzip_bytes": gzip_size(file)}
+    interpreters = {}
+    for count in counts:
+        interpreter, result["runtime"] = make_interpreter(
+            result["file"], count, use_default_delegate
+        )
+        for detail in interpreter.get_input_details():
+            # Ones are valid ids, segments and mask: every position is kept.
+            ones = np.ones(detail["shape"], detail["dtype"])
+            interpreter.set_tensor(detail["index"], ones)
+        for _ in range(warmup):
+            interpreter.invoke()
+        interpreters[count] = interpreter
+    times = {count: [] for count in counts}
+    for _ in range(repetitions):
+        for count, interpreter in interpreters.items():
+            start = time.perf_counter()
+            interpreter.invoke()
+            times[count].append(1e3 * (time.perf_counter() - start))
+    result["latency"] = {
+        count: {
+            "median_ms": float(np.median(values)),
+            "p90_ms": float(np.percentile(values, 90)),
+            "best_ms": float(np.min(values)),
+        }
+        for count, values in times.items()
+    }
+    result["repetitions"] = repetitions
+    result["use_default_delegate"] = use_default_delegate
+    if show:
+        show_report(result)
+    return result

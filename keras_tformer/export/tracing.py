@@ -1,0 +1,219 @@
+"""From a Keras model to one TensorFlow graph with named inputs and outputs."""
+
+import contextlib
+
+import keras
+
+
+def check_exportable(model):
+    """Refuse, in plain words, a model that cannot become a TensorFlow graph."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Export runs on the TensorFlow backend; Keras runs on "
+            f"{keras.backend.backend()!r}. Save the model as `.keras`, set "
+            "KERAS_BACKEND=tensorflow, load it there and export."
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a keras.Model, received {type(model).__name__}.")
+    if not model.built or getattr(model, "inputs", None) is None:
+        raise ValueError(
+            f"The model {model.name!r} has no inputs yet (not built, or a subclass of "
+            "keras.Model). Expected a functional or built Sequential model. Wrap it: "
+            "keras.Model(inputs, model(inputs))."
+        )
+    for name, tensor in named_inputs(model).items():
+        if keras.backend.standardize_dtype(tensor.dtype) == "string":
+            raise ValueError(
+                f"The input {name!r} takes strings. Expected numbers (token ids). "
+                "Export the model behind the tokenizer and hand the tokenizer over: "
+                "to_saved_model(model, folder, tokenizer=tokenizer)."
+            )
+    for layer in leaf_layers(model):
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                f"The layer {layer.name!r} was quantized by Keras itself (mode "
+                f"{layer.quantization_mode!r}); the TFLite converter cannot read "
+                "such layers. Export the float model with "
+                "quantization='dynamic_range' or 'int8', or train it through "
+                "keras_tformer.compress.quantize_model."
+            )
+
+
+def leaf_layers(model):
+    """Every layer of a model at any depth, the model itself left out."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def named_inputs(model):
+    """The inputs of a functional model as `{name: KerasTensor}`."""
+    structure = model.input
+    if isinstance(structure, dict):
+        return dict(structure)
+    return {tensor.name: tensor for tensor in model.inputs}
+
+
+def named_outputs(outputs):
+    """Outputs as a flat dict: `output`, the dict's keys, or `key_0, key_1, ...`."""
+    if isinstance(outputs, dict):
+        flat = {}
+        for key, value in outputs.items():
+            if isinstance(value, (list, tuple)):
+                flat.update({f"{key}_{i}": part for i, part in enumerate(value)})
+            else:
+                flat[key] = value
+        return flat
+    if isinstance(outputs, (list, tuple)):
+        return {f"output_{index}": value for index, value in enumerate(outputs)}
+    return {"output": outputs}
+
+
+def input_specs(model, batch_size=None, sequence_length=None):
+    """`{name: tf.TensorSpec}`; unknown dimensions take the two numbers given."""
+    import tensorflow as tf
+
+    specs = {}
+    for name, tensor in named_inputs(model).items():
+        shape = list(tensor.shape)
+        if shape[0] is not None and batch_size is not None and shape[0] != batch_size:
+            raise ValueError(
+                f"The model was built for batches of {shape[0]}, received "
+                f"batch_size={batch_size}. Use batch_size={shape[0]} or build the "
+                "model with a free batch dimension."
+            )
+        shape[0] = batch_size if shape[0] is None else shape[0]
+        if (
+            sequence_length is not None
+            and len(shape) > 1
+            and shape[1] not in (None, sequence_length)
+            and "int" in keras.backend.standardize_dtype(tensor.dtype)
+            and name != "mask_positions"
+        ):
+            raise ValueError(
+                f"The input {name!r} was built for sequences of {shape[1]}, received "
+                f"sequence_length={sequence_length}. Use sequence_length={shape[1]} "
+                "or build the model with a free sequence dimension."
+            )
+        shape[1:] = [sequence_length if d is None else d for d in shape[1:]]
+        specs[name] = tf.TensorSpec(shape, tensor.dtype, name=name)
+    return specs
+
+
+def check_sequence_length(model, sequence_length):
+    """Refuse a length that the model has no position embeddings for."""
+    if sequence_length is None:
+        return
+    if not isinstance(sequence_length, int) or sequence_length < 1:
+        raise ValueError(
+            f"Received sequence_length={sequence_length!r}, expected a positive "
+            "whole number."
+        )
+    longest = max_sequence_length(model)
+    if longest is not None and sequence_length > longest:
+        raise ValueError(
+            f"Received sequence_length={sequence_length}, but the model has positions "
+            f"for {longest} tokens only. Use sequence_length={longest} or less, or "
+            f"build the model with max_sequence_length={sequence_length}."
+        )
+
+
+def max_sequence_length(model):
+    """The longest sequence that the position embeddings reach, or None."""
+    lengths = [
+        layer.max_sequence_length
+        for layer in leaf_layers(model)
+        if isinstance(getattr(layer, "max_sequence_length", None), int)
+    ]
+    if not lengths:
+        lengths = [
+            weight.shape[0]
+            for weight in model.weights
+            if "position" in weight.path and len(weight.shape) == 2
+        ]
+    return min(lengths) if lengths else None
+
+
+def call_flat(model, inputs):
+    """Call the model at inference on `{name: tensor}`; `{name: tensor}` comes back."""
+    if not isinstance(model.input, dict):
+        names = list(named_inputs(model))
+        inputs = [inputs[name] for name in names]
+        inputs = inputs if isinstance(model.input, (list, tuple)) else inputs[0]
+    return named_outputs(model(inputs, training=False))
+
+
+def serving_function(model, specs, with_plain_gather=False):
+    """A concrete function `(**inputs) -> {name: tensor}`; floats leave as float32.
+
+    `with_plain_gather` leaves out what `keras.ops.take` does about negative ids.
+    """
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def serve(**inputs):
+        outputs = call_flat(model, inputs)
+        return {name: as_float32(value, name) for name, value in outputs.items()}
+
+    with _plain_gather() if with_plain_gather else contextlib.nullcontext():
+        return serve.get_concrete_function(**specs)
+
+
+@contextlib.contextmanager
+def _plain_gather():
+    """Make `keras.ops.take` a bare GATHER while a graph is traced.
+
+    Keras wraps negative indices around: LESS, ADD and SELECT on int32 before every
+    embedding. LiteRT has no use for them, and the converter cannot quantize that ADD
+    to 16 bit ("Empty min/max for tensor serving_default_segment_ids").
+    """
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import numpy as keras_numpy
+
+    def take(x, indices, axis=None):
+        if not isinstance(indices, tf.Tensor):  # ragged and sparse ones stay Keras'
+            return original(x, indices, axis)
+        return tf.gather(tf.convert_to_tensor(x), indices, axis=axis)
+
+    original = keras_numpy.take
+    keras_numpy.take = take
+    try:
+        yield
+    finally:
+        keras_numpy.take = original
+
+
+def as_float32(value, name):
+    """A half precision output leaves as float32, under its own name."""
+    import tensorflow as tf
+
+    if value.dtype.is_floating:
+        value = tf.cast(value, "float32")
+    return tf.identity(value, name=name)
+
+
+def model_variables(model, functions):
+    """The `tf.Variable`s to store, each once: the weights, and what graphs read.
+
+    The weights go in as `weight.value`: a `tf.Module` that holds Keras variables
+    becomes a `.tflite` without any weights, and Keras' own exporter stores every
+    weight twice (keras issue 23553).
+    """
+    import tensorflow as tf
+
+    variables = [weight.value for weight in model.weights]
+    seen = {id(variable) for variable in variables}
+    for variable in variables:  # graphs read a mirrored variable's own replica
+        if isinstance(variable, tf.distribute.DistributedValues):
+            seen.update(id(replica) for replica in variable.values)
+    for function in functions:
+        for variable in function.graph.variables:
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                variables.append(variable)
+    return variables
+
+
+def is_fake_quantized(function):
+    """Whether a graph, at any depth, holds fake-quantization operators."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    return any(node.op.startswith("FakeQuant") for node in nodes)

@@ -1,0 +1,346 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tformer import export
+
+litert = pytest.importorskip(
+    "ai_edge_litert.interpreter", reason="the files are proved on ai_edge_litert"
+)
+LENGTH = 13
+
+
+def run_alone(file, examples):
+    """The file on LiteRT, without the code under test."""
+    interpreter = litert.Interpreter(model_path=str(file))
+    runner = interpreter.get_signature_runner("serving_default")
+    rows = [
+        runner(**{name: ids[i : i + 1] for name, ids in examples.items()})["output"]
+        for i in range(len(examples["token_ids"]))
+    ]
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize(
+    "quantization, weight_share, mean_error",
+    [
+        (None, 1.0, 1e-5),
+        ("float16", 0.5, 1e-3),
+        ("dynamic_range", 0.25, 0.03),
+        ("int8", 0.25, 0.08),
+        ("int16x8", 0.25, 0.03),
+    ],
+)
+def test_mode_against_keras(
+    classifier, examples, tmp_path, quantization, weight_share, mean_error
+):
+    file = tmp_path / "model.tflite"
+    report = export.to_tflite(
+        classifier,
+        file,
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=examples,
+    )
+    expected = classifier.predict(examples, verbose=0)
+    outputs = run_alone(file, examples)
+    assert np.abs(outputs - expected).mean() <= mean_error * expected.std()
+    assert report["verification"]["runtime"].startswith("ai_edge_litert")
+    assert list(tmp_path.iterdir()) == [file]
+    kinds = report["weight_bytes"]
+    floats = kinds.get("float32", 0)
+    if quantization == "int16x8":
+        floats = 0.5 * kinds["int16"]  # tables that GATHER reads stay at 16 bit
+    # Positions, segments and biases are too small for the dynamic-range quantizer.
+    slack = 5000 if quantization == "dynamic_range" else 0
+    stored = floats + kinds.get("float16", 0) + kinds.get("int8", 0)
+    assert stored < 1.15 * weight_share * 4 * report["parameters"] + slack
+    macs = report["macs_by_dtype"]
+    if quantization == "int8":
+        assert report["int8_macs_share"] == 1.0
+    elif quantization == "dynamic_range":
+        assert macs["float32*int8"] > 0.5 * report["macs"]
+    elif quantization == "int16x8":
+        assert set(macs) == {"int16", "int16*int8"}
+    else:
+        assert set(macs) == {"float32"}
+
+
+def test_names_shapes_and_builtin_operators(tflite_file):
+    interpreter = litert.Interpreter(model_path=str(tflite_file))
+    signature = interpreter.get_signature_list()["serving_default"]
+    assert set(signature["inputs"]) == {"token_ids", "segment_ids", "padding_mask"}
+    assert signature["outputs"] == ["output"]
+    for detail in interpreter.get_input_details():
+        assert tuple(detail["shape"]) == (1, LENGTH)
+        assert detail["dtype"] == np.int32
+    operators = export.report(tflite_file, show=False)["operators"]
+    assert not [name for name in operators if name.startswith("Flex")]
+    # Ids go into GATHER as they are, masks are arithmetic.
+    assert not {"SELECT", "SELECT_V2", "LESS", "SHAPE"} & set(operators)
+    assert operators["GELU"] == {"float32": 1}
+
+
+@pytest.mark.slow
+def test_twelve_calls_of_a_shared_block_weigh_as_one(shared_classifier, tmp_path):
+    for quantization, size in ((None, 4), ("dynamic_range", 1)):
+        report = export.to_tflite(
+            shared_classifier,
+            tmp_path / "model.tflite",
+            sequence_length=LENGTH,
+            quantization=quantization,
+        )
+        weights = report["weight_bytes"]
+        stored = weights.get("float32", 0) + weights.get("int8", 0)
+        assert stored <= 1.3 * size * report["parameters"]
+
+
+def test_more_rows_than_the_fixed_batch(classifier, examples, tmp_path):
+    file = tmp_path / "model.tflite"
+    export.to_tflite(classifier, file, sequence_length=LENGTH, batch_size=5)
+    data = {name: ids[:12] for name, ids in examples.items()}
+    outputs = export.predict(file, data)["output"]
+    expected = classifier.predict(data, verbose=0)
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+
+
+def test_quantization_aware_model_becomes_int8(tmp_path):
+    model, data = fake_quantized_model()
+    file = tmp_path / "model.tflite"
+    report = export.to_tflite(model, file, sequence_length=LENGTH, quantization="int8")
+    assert report["is_quantization_aware"]
+    assert report["weight_bytes"]["int8"] >= 53 * 29 + 29 * 31
+    expected = model.predict(data, verbose=0)
+    interpreter = litert.Interpreter(model_path=str(file))
+    runner = interpreter.get_signature_runner("serving_default")
+    outputs = np.concatenate(
+        [runner(token_ids=row[None])["output"] for row in data["token_ids"]]
+    )
+    assert np.abs(outputs - expected).mean() < 0.05 * expected.std()
+    report = export.to_tflite(
+        model,
+        file,
+        sequence_length=LENGTH,
+        quantization="int8",
+        representative_data=data,
+    )
+    assert report["int8_macs_share"] == 1.0
+    # Without int8 the converter writes a file that computes something else.
+    for quantization in (None, "float16", "dynamic_range"):
+        with pytest.raises(ValueError, match="quantization-aware"):
+            export.to_tflite(
+                model, file, sequence_length=LENGTH, quantization=quantization
+            )
+
+
+def fake_quantized_model():
+    """Two dense layers with TensorFlow's own fake-quantizers, by hand."""
+    import tensorflow as tf
+
+    fake = tf.quantization
+
+    class FakeQuantEmbedding(keras.layers.Layer):
+        def build(self, input_shape):
+            uniform = keras.initializers.RandomUniform(-2, 2, seed=5)
+            self.table = self.add_weight(shape=(53, 29), initializer=uniform)
+
+        def call(self, ids):
+            table = fake.fake_quant_with_min_max_args(self.table, -2, 2, 8, True)
+            return tf.gather(table, ids)
+
+        def compute_output_spec(self, ids):
+            return keras.KerasTensor((*ids.shape, 29), "float32")
+
+    class FakeQuantDense(keras.layers.Layer):
+        def __init__(self, units, largest, **kwargs):
+            super().__init__(**kwargs)
+            self.units, self.largest = units, largest
+
+        def build(self, input_shape):
+            shape = (input_shape[-1], self.units)
+            normal = keras.initializers.RandomNormal(stddev=0.1, seed=7)
+            self.kernel = self.add_weight(shape=shape, initializer=normal)
+            self.range = self.add_weight(
+                shape=(self.units,), initializer="ones", trainable=False
+            )
+            self.range.assign(np.abs(self.kernel.numpy()).max(axis=0))
+
+        def call(self, x):
+            kernel = fake.fake_quant_with_min_max_vars_per_channel(
+                self.kernel, -self.range, self.range, 8, True
+            )
+            x = tf.matmul(x, kernel)
+            return fake.fake_quant_with_min_max_args(x, -self.largest, self.largest)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor((*x.shape[:-1], self.units), "float32")
+
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    x = FakeQuantDense(31, 2.5)(FakeQuantEmbedding()(ids))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model({"token_ids": ids}, FakeQuantDense(3, 0.7)(x))
+    data = np.random.default_rng(2).integers(0, 53, (41, LENGTH)).astype("int32")
+    return model, {"token_ids": data}
+
+
+def test_companions_of_the_file(classifier, tmp_path):
+    text = pytest.importorskip("keras_tformer.text", reason="needs the text room")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "naïve", "##s"]
+    tokenizer = text.WordPieceTokenizer(pieces, lowercase=False)
+    report = export.to_tflite(
+        classifier,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        tokenizer=tokenizer,
+        class_names=["a", "ß", "c"],
+    )
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["model.json", "model.tflite", "vocab.txt"]
+    vocabulary = (tmp_path / "vocab.txt").read_text(encoding="utf-8")
+    assert vocabulary.split() == pieces
+    card = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    assert card["classes"] == ["a", "ß", "c"]
+    assert card["vocabulary"] == "vocab.txt" and card["lowercase"] is False
+    assert card["sha256"] == report["sha256"]
+    assert (card["start_id"], card["end_id"], card["padding_id"]) == (2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"quantization": "int4"}, "expected one of None"),
+        ({"sequence_length": 19}, "positions for 17 tokens"),
+        ({"sequence_length": 0}, "positive whole number"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"quantization": "int8"}, "representative_data is None"),
+        ({"quantization": "int16x8"}, "representative_data is None"),
+        ({"quantization": "int8", "representative_data": []}, "is empty"),
+        ({"quantization": "dynamic_range", "sparse": True}, "refused"),
+        ({"quantization": "float16", "sparse": True}, "refused"),
+        ({"class_names": ["a", "b"]}, "2 class_names"),
+        (
+            {"representative_data": {"token_ids": np.ones((2, 5))}},
+            r"lacks the inputs \['padding_mask', 'segment_ids'\]",
+        ),
+    ],
+)
+def test_errors_leave_no_file(classifier, tmp_path, arguments, message):
+    arguments = {"sequence_length": LENGTH} | arguments
+    with pytest.raises(ValueError, match=message):
+        export.to_tflite(classifier, tmp_path / "model.tflite", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_cannot_be_converted(tmp_path):
+    file = tmp_path / "model.tflite"
+    with pytest.raises(ValueError, match="not built"):
+        export.to_tflite(keras.Sequential([keras.layers.Dense(3)]), file)
+    text = keras.Input((), dtype="string", name="text")
+    with pytest.raises(ValueError, match="takes strings"):
+        export.to_tflite(keras.Model(text, keras.layers.Identity()(text)), file)
+    x = keras.Input((5,), name="x")
+    model = keras.Model(x, keras.layers.Dense(3)(x))
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="quantized by Keras itself"):
+        export.to_tflite(model, file)
+    fixed = keras.Input((7,), dtype="int32", name="token_ids")
+    model = keras.Model(fixed, keras.layers.Embedding(11, 3)(fixed))
+    with pytest.raises(ValueError, match="built for sequences of 7"):
+        export.to_tflite(model, file, sequence_length=13)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_operator_that_phones_lack_is_named(tmp_path):
+    import tensorflow as tf
+
+    class Lower(keras.layers.Layer):
+        def call(self, x):
+            return tf.cast(tf.raw_ops.Betainc(a=x, b=x, x=x), "float32")
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, "float32")
+
+    x = keras.Input((5,), name="x")
+    file = tmp_path / "model.tflite"
+    with pytest.raises(RuntimeError, match="Betainc"):
+        export.to_tflite(keras.Model(x, Lower()(x)), file)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_file_is_not_left_behind(classifier, examples, tmp_path):
+    file = tmp_path / "model.tflite"
+    file.write_bytes(b"the older file")
+    with pytest.raises(ValueError, match="No file was written"):
+        export.to_tflite(
+            classifier,
+            file,
+            sequence_length=LENGTH,
+            quantization="dynamic_range",
+            tolerance=1e-9,
+        )
+    assert file.read_bytes() == b"the older file"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_converting_leaves_keras_as_it_was(tflite_file):
+    # Tracing made GATHER plain: negative ids must wrap around again afterwards.
+    x = keras.ops.take(np.array([3.0, 5.0, 7.0]), np.array([-1]))
+    assert float(x[0]) == 7.0
+
+
+@pytest.mark.slow
+def test_keras_still_needs_the_plain_gather():
+    """When this fails, `_plain_gather` in tracing.py can go."""
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((3,), tf.int32)
+    function = tf.function(lambda ids: keras.ops.take(np.ones((5, 2)), ids, axis=0))
+    graph = function.get_concrete_function(spec).graph
+    assert "Less" in {operation.type for operation in graph.get_operations()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "albert"])
+def test_keras_hub_backbone(kind, tmp_path):
+    keras_hub = pytest.importorskip("keras_hub", reason="compares with KerasHub")
+    sizes = {
+        "vocabulary_size": 53,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 28,
+        "intermediate_dim": 37,
+        "max_sequence_length": 17,
+    }
+    if kind == "bert":
+        model = keras_hub.models.BertBackbone(**sizes)
+    else:
+        model = keras_hub.models.AlbertBackbone(**sizes, embedding_dim=19)
+    report = export.to_tflite(
+        model, tmp_path / "model.tflite", sequence_length=LENGTH, batch_size=2
+    )
+    assert report["verification"]["largest_difference"] < 1e-4
+    assert set(report["outputs"]) == {"sequence_output", "pooled_output"}
+
+
+@pytest.mark.slow
+def test_sparse_file_is_smaller_and_right(classifier, examples, tmp_path):
+    model = keras.models.clone_model(classifier)
+    model.set_weights(classifier.get_weights())
+    for weight in model.weights:
+        if len(weight.shape) == 2:
+            values = weight.numpy()
+            values[np.abs(values) < np.quantile(np.abs(values), 0.9)] = 0
+            weight.assign(values)
+    sizes = [
+        export.to_tflite(
+            model,
+            tmp_path / f"{sparse}.tflite",
+            sequence_length=LENGTH,
+            representative_data=examples,
+            sparse=sparse,
+        )["size_bytes"]
+        for sparse in (False, True)
+    ]
+    assert sizes[1] < 0.7 * sizes[0]

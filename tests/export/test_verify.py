@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from keras_tformer import export
+
+
+def test_equal_artefacts_pass(tflite_file, saved_model, classifier, examples):
+    for artefact in (tflite_file, saved_model):
+        result = export.verify(artefact, classifier, examples, tolerance=1e-4)
+        assert result["examples"] == 67
+        assert result["agreement"] == 1.0
+        assert result["largest_difference"] < 1e-4
+        assert list(result["outputs"]) == ["output"]
+
+
+def test_threads_and_delegate(tflite_file, classifier, examples):
+    for arguments in ({"num_threads": 2}, {"use_default_delegate": False}):
+        result = export.verify(tflite_file, classifier, examples, **arguments)
+        assert result["largest_difference"] < 1e-4
+        assert arguments.items() <= result.items()
+
+
+@pytest.mark.slow
+def test_separate_process(saved_model, classifier, examples):
+    result = export.verify(
+        saved_model, classifier, examples, in_separate_process=True, max_examples=5
+    )
+    assert result["examples"] == 5
+    assert result["largest_difference"] < 1e-5
+
+
+def test_another_models_numbers_are_refused(tflite_file, classifier, examples):
+    weights = classifier.get_weights()
+    try:
+        classifier.set_weights([weight * 1.5 for weight in weights])
+        with pytest.raises(ValueError, match="largest difference"):
+            export.verify(tflite_file, classifier, examples, tolerance=1e-4)
+        with pytest.raises(ValueError, match="standard deviation"):
+            export.verify(tflite_file, classifier, examples, relative_tolerance=0.05)
+        classifier.set_weights([*weights[:-2], -weights[-2], weights[-1]])
+        with pytest.raises(ValueError, match="predictions are equal"):
+            export.verify(tflite_file, classifier, examples, minimum_agreement=0.98)
+    finally:
+        classifier.set_weights(weights)
+
+
+def test_scores_against_scikit_learn(tflite_file, classifier, examples):
+    import tensorflow as tf
+
+    metrics = pytest.importorskip("sklearn.metrics", reason="the reference scores")
+    labels = np.random.default_rng(7).integers(0, 3, 67)
+    dataset = tf.data.Dataset.from_tensor_slices((examples, labels)).batch(23)
+    result = export.verify(tflite_file, classifier, dataset)
+    predicted = classifier.predict(examples, verbose=0).argmax(-1)
+    accuracy = metrics.accuracy_score(labels, predicted)
+    macro_f1 = metrics.f1_score(labels, predicted, average="macro")
+    for side in ("artefact", "model"):
+        assert result["accuracy"][side] == pytest.approx(accuracy)
+        assert result["macro_f1"][side] == pytest.approx(macro_f1)
+
+
+@pytest.mark.parametrize("how", ["shorter", "longer", "single", "tuple", "function"])
+def test_forms_of_data(tflite_file, classifier, examples, how):
+    data = {name: ids[:3] for name, ids in examples.items()}
+    if how == "shorter":  # filled with padding
+        data = [{name: ids[:, :7] for name, ids in data.items()}]
+    elif how == "longer":  # surplus padding goes
+        data = [{name: np.pad(ids, ((0, 0), (0, 6))) for name, ids in data.items()}]
+    elif how == "single":
+        data = [{name: ids[i] for name, ids in data.items()} for i in range(3)]
+    elif how == "tuple":
+        data = (data, np.array([0, 1, 2]))
+    else:
+        rows = data
+
+        def data():
+            yield rows
+
+    result = export.verify(tflite_file, classifier, data, tolerance=1e-4)
+    assert result["examples"] == 3
+    assert ("accuracy" in result) == (how == "tuple")
+
+
+def test_data_that_does_not_fit(tflite_file, classifier, examples):
+    with pytest.raises(ValueError, match="The dataset is empty"):
+        export.verify(tflite_file, classifier, [])
+    long = {name: np.ones((2, 17), "int32") for name in examples}
+    with pytest.raises(ValueError, match="at most 13 tokens"):
+        export.verify(tflite_file, classifier, long)
+    with pytest.raises(ValueError, match="no artefact"):
+        export.verify("nowhere.tflite", classifier, examples)
+
+
+def test_token_labels_follow_their_tokens(tmp_path):
+    import keras
+
+    keras.utils.set_random_seed(5)
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="int32", name="padding_mask")
+    scores = keras.layers.Dense(5)(keras.layers.Embedding(31, 7)(ids))
+    kept = keras.ops.expand_dims(keras.ops.cast(mask, "float32"), -1)
+    model = keras.Model({"token_ids": ids, "padding_mask": mask}, scores * kept)
+    file = tmp_path / "tagger.tflite"
+    export.to_tflite(model, file, sequence_length=11)
+    data = {
+        "token_ids": np.arange(14).reshape(2, 7) + 1,
+        "padding_mask": np.array([[1] * 7, [1] * 3 + [0] * 4]),
+    }
+    labels = model.predict(data, verbose=0).argmax(-1)
+    labels[0, 0] = (labels[0, 0] + 1) % 5  # one of ten tokens is wrong
+    weights = data["padding_mask"].astype("float32")
+    result = export.verify(file, model, [(data, labels, weights)])
+    assert result["accuracy"] == {"artefact": 0.9, "model": 0.9}
