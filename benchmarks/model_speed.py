@@ -1,0 +1,290 @@
+"""How fast the models are beside KerasHub's (TensorFlow) and Hugging Face's (torch).
+
+    python benchmarks/model_speed.py                         BERT-base and 4x256
+    python benchmarks/model_speed.py --quick                 a check that takes minutes
+
+Forward passes and training steps are measured in turn within one run (A B C A B C), so
+that whatever else the machine does meets all of them, and reported as ratios of
+medians: above 1 is slower than ours. Then the time from nothing to the first finished
+training step (building, tracing, compiling), each in a fresh process, for BERT and for
+ALBERT, whose one block is called 12 and 24 times.
+
+All computations are float32 on a CPU with random weights. Keras' `jit_compile="auto"`
+means off there, so both settings are measured, named `xla` and `graph`. OpenMP threads
+that wait must not spin while another library computes: `OMP_WAIT_POLICY=PASSIVE` is set
+for all, which costs torch some percent on a free machine (`--spin` leaves it out).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+VOCABULARY_SIZE = 30522
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.first_step:
+        print(json.dumps(first_step(arguments, *arguments.first_step)))
+        return
+    results = {"arguments": vars(arguments)}
+    for size in arguments.sizes:
+        for what in arguments.measure:
+            if what != "start":
+                results[f"{what} {size}"] = compare(arguments, size, what)
+    if "start" in arguments.measure:
+        for model in ("bert", "albert"):
+            for num_layers in arguments.start_layers:
+                if model == "albert" or num_layers == arguments.start_layers[0]:
+                    key = f"first training step {model} {num_layers} layers"
+                    results[key] = compare_starts(arguments, model, num_layers)
+    if arguments.json:
+        temporary = f"{arguments.json}.new"
+        with open(temporary, "w") as file:
+            json.dump(results, file, indent=1)
+        os.replace(temporary, arguments.json)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--sizes", nargs="+", default=["12x768", "4x256"], help="layers x hidden_dim")
+    add("--measure", nargs="+", default=["forward", "training", "start"])
+    add("--peers", nargs="+", default=["ours", "keras_hub", "hugging_face"])
+    add("--batch", type=int, default=8, help="sequences in a batch")
+    add("--sequence-length", type=int, default=128)
+    add("--rounds", type=int, default=5, help="turns of all peers; the first is extra")
+    add("--repeats", type=int, default=3, help="calls in a turn")
+    add("--threads", type=int, default=os.cpu_count())
+    add("--start-layers", nargs="+", type=int, default=[12, 24])
+    add("--start-hidden-dim", type=int, default=768)
+    add("--vocabulary-size", type=int, default=VOCABULARY_SIZE)
+    add("--spin", action="store_true", help="let waiting threads of OpenMP spin")
+    add("--json", help="file for all times, in seconds")
+    add("--quick", action="store_true", help="tiny sizes and one round")
+    add("--first-step", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.sizes, arguments.start_layers = ["2x64"], [2]
+        arguments.start_hidden_dim, arguments.vocabulary_size = 64, 101
+        arguments.batch, arguments.sequence_length, arguments.rounds = 2, 16, 1
+    # Read by the libraries when they are imported, which happens below.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(arguments.threads)
+    if not arguments.spin:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return arguments
+
+
+# === One step of each peer: functions without arguments that return when it is done ===
+
+
+def random_batch(arguments):
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    shape = (arguments.batch, arguments.sequence_length)
+    inputs = {
+        "token_ids": draw.integers(0, arguments.vocabulary_size, shape, "int32"),
+        "segment_ids": np.zeros(shape, "int32"),
+        "padding_mask": np.ones(shape, "int32"),
+    }
+    return inputs, draw.integers(0, 2, arguments.batch, "int32")
+
+
+def parse_size(size, arguments):
+    num_layers, hidden_dim = (int(number) for number in size.split("x"))
+    return {
+        "vocabulary_size": arguments.vocabulary_size,
+        "num_layers": num_layers,
+        "num_heads": max(1, hidden_dim // 64),
+        "hidden_dim": hidden_dim,
+        "intermediate_dim": 4 * hidden_dim,
+        "max_sequence_length": max(512, arguments.sequence_length),
+    }
+
+
+def keras_classifier(peer, model, sizes):
+    """Builds a classifier of two classes on our encoder or KerasHub's backbone."""
+    import keras
+
+    if model == "albert":
+        sizes = {**sizes, "embedding_dim": 128}
+    if peer == "ours":
+        from keras_tformer import models
+
+        build = {"bert": models.bert_encoder, "albert": models.albert_encoder}[model]
+        # KerasHub's backbones compute GELU in its tanh form.
+        encoder = build(
+            **sizes, activation="gelu_tanh", dropout=0.1, attention_dropout=0.1
+        )
+        return models.sequence_classifier(encoder, num_classes=2)
+    import keras_hub
+
+    build = {
+        "bert": keras_hub.models.BertBackbone,
+        "albert": keras_hub.models.AlbertBackbone,
+    }[model]
+    backbone = build(**sizes, dropout=0.1)
+    x = keras.layers.Dropout(0.1)(backbone.output["pooled_output"])
+    return keras.Model(backbone.input, keras.layers.Dense(2)(x))
+
+
+def compile_keras(model, jit_compile):
+    import keras
+
+    model.compile(
+        optimizer=keras.optimizers.AdamW(1e-4),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=jit_compile,
+    )
+
+
+def keras_steps(peer, size, what, arguments):
+    """Returns `{name: step}` of a Keras peer, without and with XLA."""
+    import tensorflow as tf
+
+    inputs, labels = random_batch(arguments)
+    inputs = {key: tf.constant(value) for key, value in inputs.items()}
+    steps = {}
+    for setting, jit_compile in (("graph", False), ("xla", True)):
+        model = keras_classifier(peer, "bert", parse_size(size, arguments))
+        if what == "training":
+            compile_keras(model, jit_compile)
+            step = lambda model=model: model.train_on_batch(inputs, labels)  # noqa: E731
+        else:
+            function = tf.function(
+                lambda batch, model=model: model(batch, training=False),
+                jit_compile=jit_compile,
+            )
+            step = lambda function=function: function(inputs).numpy()  # noqa: E731
+        steps[f"{peer} {setting}"] = step
+    return steps
+
+
+def torch_steps(size, what, arguments):
+    """Returns `{name: step}` of Hugging Face's BERT, eager, attention by SDPA."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(arguments.threads)
+    sizes = parse_size(size, arguments)
+    config = transformers.BertConfig(
+        vocab_size=sizes["vocabulary_size"],
+        num_hidden_layers=sizes["num_layers"],
+        num_attention_heads=sizes["num_heads"],
+        hidden_size=sizes["hidden_dim"],
+        intermediate_size=sizes["intermediate_dim"],
+        max_position_embeddings=sizes["max_sequence_length"],
+        hidden_act="gelu_pytorch_tanh",
+        num_labels=2,
+    )
+    model = transformers.BertForSequenceClassification(config)
+    inputs, labels = random_batch(arguments)
+    batch = {
+        "input_ids": torch.tensor(inputs["token_ids"]).long(),
+        "token_type_ids": torch.tensor(inputs["segment_ids"]).long(),
+        "attention_mask": torch.tensor(inputs["padding_mask"]),
+    }
+    if what == "forward":
+        model.eval()
+
+        def step():
+            with torch.inference_mode():
+                model(**batch)
+    else:
+        model.train()
+        labels = torch.tensor(labels).long()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+
+        def step():
+            optimizer.zero_grad()
+            model(**batch, labels=labels).loss.backward()
+            optimizer.step()
+
+    return {"hugging_face eager": step}
+
+
+def compare(arguments, size, what):
+    steps = {}
+    for peer in arguments.peers:
+        if peer == "hugging_face":
+            steps |= torch_steps(size, what, arguments)
+        else:
+            steps |= keras_steps(peer, size, what, arguments)
+    times = {name: [] for name in steps}
+    for round_number in range(-1, arguments.rounds):
+        for name, step in steps.items():
+            for _ in range(1 if round_number < 0 else arguments.repeats):
+                start = time.perf_counter()
+                step()
+                if round_number >= 0:  # The first turn traces and compiles.
+                    times[name].append(time.perf_counter() - start)
+    shape = f"batch {arguments.batch}x{arguments.sequence_length}"
+    print_table(f"{what}, BERT {size}, {shape}", times, unit=1e-3)
+    return times
+
+
+# === From nothing to the first training step, each time in a fresh process ===
+
+
+def compare_starts(arguments, model, num_layers):
+    peers = [peer for peer in arguments.peers if peer != "hugging_face"]
+    times = {f"{peer} {setting}": [] for peer in peers for setting in ("graph", "xla")}
+    for _ in range(max(1, arguments.rounds // 2)):
+        for name, measured in times.items():
+            command = [sys.executable, *sys.argv, "--first-step", *name.split()]
+            output = subprocess.run(
+                [*command, model, str(num_layers)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            measured.append(json.loads(output.splitlines()[-1]))
+    width = arguments.start_hidden_dim
+    title = f"first training step, {model} {num_layers}x{width}, imports left out"
+    print_table(title, times, unit=1.0)
+    return times
+
+
+def first_step(arguments, peer, setting, model, num_layers):
+    """Returns the seconds from built libraries to the first finished training step."""
+    import tensorflow as tf
+
+    if peer == "keras_hub":
+        import keras_hub  # noqa: F401
+    else:
+        import keras_tformer.models  # noqa: F401
+    inputs, labels = random_batch(arguments)
+    inputs = {key: tf.constant(value) for key, value in inputs.items()}
+    start = time.perf_counter()
+    sizes = parse_size(f"{num_layers}x{arguments.start_hidden_dim}", arguments)
+    classifier = keras_classifier(peer, model, sizes)
+    compile_keras(classifier, setting == "xla")
+    classifier.train_on_batch(inputs, labels)
+    return time.perf_counter() - start
+
+
+def print_table(title, times, unit):
+    """Prints medians and extremes, and how many times as long as ours a peer takes."""
+    name = "ms" if unit == 1e-3 else "s"
+    ours = [statistics.median(times[key]) for key in times if key.startswith("ours")]
+    print(f"\n{title}")
+    for key, measured in times.items():
+        median = statistics.median(measured)
+        line = f"  {key:20}{median / unit:10.1f} {name}"
+        line += f"  ({min(measured) / unit:.1f} to {max(measured) / unit:.1f})"
+        if ours:
+            line += f"  {median / min(ours):5.2f} x ours at its better setting"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
