@@ -3,6 +3,7 @@
 import keras
 
 from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.layers.layer_normalization import LayerNormalization
 from keras_tformer.layers.position_embedding import PositionEmbedding
 from keras_tformer.layers.segment_embedding import SegmentEmbedding
@@ -66,7 +67,7 @@ class EmbeddingSum(keras.layers.Layer):
         width = inputs_shape[-1]
         self.position_embedding = PositionEmbedding(
             self.max_sequence_length,
-            embeddings_initializer=_copy(self.kernel_initializer),
+            embeddings_initializer=fresh_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="position_embedding",
         )
@@ -75,7 +76,7 @@ class EmbeddingSum(keras.layers.Layer):
             self.segment_embedding = SegmentEmbedding(
                 self.num_segments,
                 width,
-                embeddings_initializer=_copy(self.kernel_initializer),
+                embeddings_initializer=fresh_initializer(self.kernel_initializer),
                 dtype=self.dtype_policy,
                 name="segment_embedding",
             )
@@ -92,7 +93,7 @@ class EmbeddingSum(keras.layers.Layer):
         if width != self.hidden_dim:
             self.projection = keras.layers.Dense(
                 self.hidden_dim,
-                kernel_initializer=_copy(self.kernel_initializer),
+                kernel_initializer=fresh_initializer(self.kernel_initializer),
                 dtype=self.dtype_policy,
                 name="projection",
             )
@@ -127,8 +128,3 @@ class EmbeddingSum(keras.layers.Layer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
-
-
-def _copy(initializer):
-    # An initializer without a seed gives the same values each time that it is called.
-    return initializer.__class__.from_config(initializer.get_config())

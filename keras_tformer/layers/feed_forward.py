@@ -4,6 +4,7 @@ import keras
 
 from keras_tformer.layers.activations import activation_name, get_activation
 from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.layers.token_rows import from_rows, sequence_length, to_rows
 
 
@@ -90,10 +91,8 @@ class FeedForward(keras.layers.Layer):
         layer = keras.layers.Dense(
             width,
             use_bias=self.use_bias,
-            kernel_initializer=self.kernel_initializer.__class__.from_config(
-                self.kernel_initializer.get_config()
-            ),
-            bias_initializer=self.bias_initializer,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
+            bias_initializer=fresh_initializer(self.bias_initializer),
             dtype=self.dtype_policy,
             name=name,
         )

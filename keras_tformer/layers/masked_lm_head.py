@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_tformer.layers.activations import activation_name, get_activation
+from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.layers.layer_normalization import LayerNormalization
 from keras_tformer.layers.token_rows import from_rows, sequence_length, to_rows
 from keras_tformer.layers.vocabulary_bias import VocabularyBias
@@ -68,7 +69,7 @@ class MaskedLMHead(keras.layers.Layer):
             self.token_embedding.build()
         self.dense = keras.layers.Dense(
             embedding_dim,
-            kernel_initializer=self.kernel_initializer,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="dense",
         )

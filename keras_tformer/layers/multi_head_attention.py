@@ -10,6 +10,7 @@ from keras_tformer.layers.argument_checks import (
     require_share,
 )
 from keras_tformer.layers.dot_product_attention import DotProductAttention
+from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.layers.token_rows import from_rows, sequence_length, to_rows
 
 
@@ -135,7 +136,7 @@ class MultiHeadAttention(keras.layers.Layer):
         attention_mask = _combined_mask(
             padding_mask,
             attention_mask,
-            _causal_mask(length, sequence_length(key_heads), cache_index or 0)
+            _causal_mask(length, sequence_length(key_heads), cache_index)
             if use_causal_mask or cache_index is not None
             else None,
         )
@@ -199,11 +200,8 @@ class MultiHeadAttention(keras.layers.Layer):
         layer = keras.layers.Dense(
             width,
             use_bias=self.use_bias,
-            # A fresh copy: an initializer object repeats its values when used again.
-            kernel_initializer=self.kernel_initializer.__class__.from_config(
-                self.kernel_initializer.get_config()
-            ),
-            bias_initializer=self.bias_initializer,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
+            bias_initializer=fresh_initializer(self.bias_initializer),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -216,7 +214,9 @@ class MultiHeadAttention(keras.layers.Layer):
 
 
 def _causal_mask(length, key_length, start):
-    if isinstance(length, int) and isinstance(key_length, int) and start == 0:
+    if start is None:
+        start = 0
+    if all(isinstance(x, int) for x in (length, key_length, start)) and start == 0:
         return np.tril(np.ones((1, length, key_length), "float32"))  # (1, T, S)
     positions = ops.expand_dims(ops.arange(length) + start, 1)  # (T, 1)
     keys = ops.expand_dims(ops.arange(key_length), 0)  # (1, S)

@@ -4,6 +4,7 @@ import keras
 
 from keras_tformer.layers.activations import activation_name, get_activation
 from keras_tformer.layers.argument_checks import require_positive
+from keras_tformer.layers.initializers import fresh_initializer
 
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
@@ -47,7 +48,7 @@ class Pooler(keras.layers.Layer):
     def build(self, inputs_shape):
         self.dense = keras.layers.Dense(
             self.hidden_dim,
-            kernel_initializer=self.kernel_initializer,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="dense",
         )

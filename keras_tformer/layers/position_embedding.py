@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_tformer.layers.argument_checks import require_positive
+from keras_tformer.layers.initializers import fresh_initializer
 
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
@@ -25,7 +26,7 @@ class PositionEmbedding(keras.layers.Layer):
         `(1, T, E)` tensor, to be added to the inputs.
 
     Raises:
-        ValueError: if the input is longer than `max_sequence_length`.
+        ValueError: if the input reaches beyond `max_sequence_length`.
 
     Example:
         >>> layer = PositionEmbedding(max_sequence_length=7)
@@ -42,22 +43,23 @@ class PositionEmbedding(keras.layers.Layer):
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
     def build(self, inputs_shape):
+        self._refuse_long_inputs(inputs_shape[1])
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.max_sequence_length, inputs_shape[-1]),
-            initializer=self.embeddings_initializer,
+            initializer=fresh_initializer(self.embeddings_initializer),
         )
         self.built = True
 
     def call(self, inputs, start_index=0):
-        self._refuse_long_inputs(inputs)
+        self._refuse_long_inputs(inputs.shape[1], start_index)
         length, width = ops.shape(inputs)[1], inputs.shape[-1]
         table = ops.convert_to_tensor(self.embeddings)
         rows = ops.slice(table, (start_index, 0), (length, width))  # (T, E)
         return ops.expand_dims(rows, 0)  # (1, T, E)
 
     def compute_output_spec(self, inputs, start_index=0):
-        self._refuse_long_inputs(inputs)
+        self._refuse_long_inputs(inputs.shape[1], start_index)
         return keras.KerasTensor((1, *inputs.shape[1:]), dtype=self.compute_dtype)
 
     def get_config(self):
@@ -69,11 +71,13 @@ class PositionEmbedding(keras.layers.Layer):
             ),
         }
 
-    def _refuse_long_inputs(self, inputs):
-        length = inputs.shape[1]
-        if length is not None and length > self.max_sequence_length:
+    def _refuse_long_inputs(self, length, start_index=0):
+        # What is known only when a compiled function runs cannot be refused here.
+        start = start_index if isinstance(start_index, int) else 0
+        if length is not None and start + length > self.max_sequence_length:
             raise ValueError(
                 f"`{self.name}` received a sequence that is too long. Expected at most "
                 f"max_sequence_length={self.max_sequence_length} tokens. Received: "
-                f"{length}. Truncate the input or build a model with more positions."
+                f"{start + length}. Truncate the input or build a model with more "
+                "positions."
             )

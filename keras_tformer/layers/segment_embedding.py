@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_tformer.layers.argument_checks import require_positive
+from keras_tformer.layers.initializers import fresh_initializer
 
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
@@ -48,7 +49,7 @@ class SegmentEmbedding(keras.layers.Layer):
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.num_segments, self.embedding_dim),
-            initializer=self.embeddings_initializer,
+            initializer=fresh_initializer(self.embeddings_initializer),
         )
         self.built = True
 

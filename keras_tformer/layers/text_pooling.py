@@ -44,10 +44,13 @@ class TextPooling(keras.layers.Layer):
     def call(self, inputs, padding_mask):
         if self.pooling == "first":
             return inputs[:, 0, :]  # (B, D)
-        keep = ops.expand_dims(ops.cast(padding_mask, inputs.dtype), -1)  # (B, T, 1)
         if self.pooling == "mean":
+            # In float32: a sum over a long text exceeds float16 and blurs bfloat16.
+            keep = ops.expand_dims(ops.cast(padding_mask, "float32"), -1)  # (B, T, 1)
             count = ops.maximum(ops.sum(keep, axis=1), 1)  # (B, 1)
-            return ops.sum(inputs * keep, axis=1) / count  # (B, D)
+            total = ops.sum(ops.cast(inputs, "float32") * keep, axis=1)  # (B, D)
+            return ops.cast(total / count, self.compute_dtype)
+        keep = ops.expand_dims(ops.cast(padding_mask, inputs.dtype), -1)  # (B, T, 1)
         lowest = ops.min(inputs, axis=1, keepdims=True)  # (B, 1, D)
         largest = ops.max(inputs * keep + lowest * (1 - keep), axis=1)  # (B, D)
         return largest * ops.max(keep, axis=1)

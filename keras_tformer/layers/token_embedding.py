@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_tformer.layers.argument_checks import require_positive
+from keras_tformer.layers.initializers import fresh_initializer
 
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
@@ -58,7 +59,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.vocabulary_size, self.embedding_dim),
-            initializer=self.embeddings_initializer,
+            initializer=fresh_initializer(self.embeddings_initializer),
         )
         self.built = True
 

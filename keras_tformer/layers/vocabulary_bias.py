@@ -30,3 +30,7 @@ class VocabularyBias(keras.layers.Layer):
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape
+
+    def get_config(self):
+        # Written out: Keras cannot derive it where a dtype policy object was passed.
+        return super().get_config()

@@ -8,6 +8,7 @@ from keras_tformer.layers import (
     TokenEmbedding,
     TransformerEncoder,
 )
+from keras_tformer.layers.argument_checks import require_positive
 from keras_tformer.models.encoder_inputs import encoder_inputs, encoder_outputs
 
 
@@ -115,6 +116,8 @@ def bert_encoder(
         >>> tuple(outputs["sequence_output"].shape)
         (2, 5, 128)
     """
+    require_positive("bert_encoder", "num_layers", num_layers)
+    require_positive("bert_encoder", "hidden_dim", hidden_dim)
     initializer = keras.initializers.TruncatedNormal(stddev=initializer_range)
 
     # === Layers ===

@@ -7,6 +7,8 @@ training the head trains the encoder, and every layer stays in reach under its n
 import keras
 
 from keras_tformer.layers import MaskedLMHead, TransformerEncoder
+from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.initializers import fresh_initializer
 
 
 def masked_lm(encoder, *, max_predictions=None, name="masked_lm"):
@@ -95,6 +97,7 @@ def albert_pretrainer(
         >>> sorted(albert_pretrainer(encoder).output)
         ['masked_lm', 'sentence_order']
     """
+    require_share("albert_pretrainer", "dropout", dropout)
     inputs, logits = _masked_lm(encoder, max_predictions)
     pair = _pair_logits(encoder, "sentence_order", dropout)
     return keras.Model(inputs, {"masked_lm": logits, "sentence_order": pair}, name=name)
@@ -102,6 +105,8 @@ def albert_pretrainer(
 
 def _masked_lm(encoder, max_predictions):
     block = encoder_block(encoder)
+    if max_predictions is not None:
+        require_positive("masked_lm", "max_predictions", max_predictions)
     positions = keras.Input((max_predictions,), dtype="int32", name="mask_positions")
     head = MaskedLMHead(
         encoder.get_layer("token_embedding"),
@@ -123,7 +128,7 @@ def _pair_logits(encoder, name, dropout):
     )
     return keras.layers.Dense(
         2,
-        kernel_initializer=block.kernel_initializer,
+        kernel_initializer=fresh_initializer(block.kernel_initializer),
         dtype=block.dtype_policy,
         name=name,
     )(x)

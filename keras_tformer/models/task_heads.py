@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_tformer.layers import TextPooling
 from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.models.pretraining_heads import encoder_block
 
 
@@ -38,6 +39,8 @@ def sequence_classifier(
         >>> sequence_classifier(encoder, num_classes=3).output.shape
         (None, 3)
     """
+    require_positive("sequence_classifier", "num_classes", num_classes)
+    require_share("sequence_classifier", "dropout", dropout)
     x = _dropped(encoder, encoder_output(encoder, "pooled_output"), dropout)
     logits = _dense(encoder, num_classes, "classifier")(x)  # (B, C)
     return keras.Model(encoder.input, logits, name=name)
@@ -67,6 +70,8 @@ def token_classifier(encoder, *, num_classes, dropout=0.1, name="token_classifie
         >>> token_classifier(encoder, num_classes=9).output.shape
         (None, None, 9)
     """
+    require_positive("token_classifier", "num_classes", num_classes)
+    require_share("token_classifier", "dropout", dropout)
     x = _dropped(encoder, encoder_output(encoder, "sequence_output"), dropout)
     logits = _dense(encoder, num_classes, "classifier")(x)  # (B, T, C)
     return keras.Model(encoder.input, logits, name=name)
@@ -96,6 +101,7 @@ def span_classifier(encoder, *, dropout=0.0, name="span_classifier"):
         >>> sorted(span_classifier(encoder).output)
         ['end', 'start']
     """
+    require_share("span_classifier", "dropout", dropout)
     x = _dropped(encoder, encoder_output(encoder, "sequence_output"), dropout)
     start, end = ops.split(_dense(encoder, 2, "span")(x), 2, axis=-1)  # (B, T, 1)
     outputs = {"start": ops.squeeze(start, -1), "end": ops.squeeze(end, -1)}
@@ -149,19 +155,15 @@ def encoder_output(encoder, key):
 
 
 def _dropped(encoder, x, dropout):
-    require_share("head", "dropout", dropout)
     policy = encoder_block(encoder).dtype_policy
     return keras.layers.Dropout(dropout, dtype=policy, name="classifier_dropout")(x)
 
 
 def _dense(encoder, units, name):
-    require_positive("head", "num_classes", units)
     block = encoder_block(encoder)
     return keras.layers.Dense(
         units,
-        kernel_initializer=block.kernel_initializer.__class__.from_config(
-            block.kernel_initializer.get_config()
-        ),
+        kernel_initializer=fresh_initializer(block.kernel_initializer),
         dtype=block.dtype_policy,
         name=name,
     )

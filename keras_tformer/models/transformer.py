@@ -129,6 +129,7 @@ def transformer(
         (2, 5, 31)
     """
     require_positive("transformer", "num_layers", num_layers)
+    require_positive("transformer", "hidden_dim", hidden_dim)
     require_share("transformer", "dropout", dropout)
     if position not in ("sinusoidal", "learned"):
         raise ValueError(
