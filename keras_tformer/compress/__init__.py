@@ -1,0 +1,50 @@
+"""Compression of Keras 3 models: laid flat, pruned, quantization-aware.
+
+Model in, model out. TF-MOT's words and schedules; TF-MOT itself is needed for its
+schedule classes only and imported when one of them is asked for.
+"""
+
+import os
+
+from keras_tformer.compress.activation_quantizer import ActivationQuantizer
+from keras_tformer.compress.calibrate import calibrate
+from keras_tformer.compress.flatten import flatten
+from keras_tformer.compress.prune import prune_low_magnitude, strip_pruning
+from keras_tformer.compress.quantize import quantize_model
+from keras_tformer.compress.sparsity import sparsity
+from keras_tformer.compress.weight_quantizer import WeightQuantizer
+
+__all__ = [
+    "ActivationQuantizer",
+    "ConstantSparsity",
+    "PolynomialDecay",
+    "WeightQuantizer",
+    "calibrate",
+    "flatten",
+    "prune_low_magnitude",
+    "quantize_model",
+    "sparsity",
+    "strip_pruning",
+]
+
+
+def __getattr__(name):
+    """Loads TF-MOT's schedules `PolynomialDecay` and `ConstantSparsity` when used."""
+    if name not in ("PolynomialDecay", "ConstantSparsity"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS")
+    try:
+        from tensorflow_model_optimization.python.core.sparsity.keras import (
+            pruning_schedule,
+        )
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is a schedule of TF-MOT, which is not installed: "
+            'pip install "keras_tformer[compress]"'
+        ) from error
+    finally:  # TF-MOT switches tf.keras of the whole process to Keras 2
+        if legacy is None:
+            os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        else:
+            os.environ["TF_USE_LEGACY_KERAS"] = legacy
+    return getattr(pruning_schedule, name)

@@ -1,0 +1,146 @@
+"""A layer whose weights are fake-quantized whenever it is called."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_tformer")
+class WeightQuantizer(keras.layers.Layer):
+    """Runs a layer with its kernel or table rounded to what int8 can represent.
+
+    Symmetric, narrow range (-127..127), so that zero stays exactly zero. Kernels have
+    one scale for each output channel, embedding tables one for all (LiteRT looks
+    tables up with a single scale). The range is that of the weight as it is: TF-MOT's
+    `LastValueQuantize`. The gradient passes unchanged to the float weight (straight-
+    through estimator), which the optimizer keeps training. All calls of the layer,
+    also a table used in reverse, see one quantized weight.
+
+    Args:
+        layer: the layer, with weights named `kernel` or `embeddings`.
+        num_bits: int from 2 to 8.
+        per_channel: bool, whether kernels have a scale for each output channel.
+        preserve_sparsity: bool, whether weights that are zero get no gradient and so
+            stay zero: pruning-preserving training (PQAT).
+
+    Call arguments:
+        inputs: what the layer takes.
+        training: bool.
+        **kwargs: further arguments of the layer.
+
+    Returns:
+        What the layer returns.
+
+    Example:
+
+    >>> import keras
+    >>> layer = WeightQuantizer(keras.layers.Dense(1, use_bias=False))
+    >>> layer.build((None, 2))
+    >>> _ = layer.layer.kernel.assign(keras.ops.array([[1.27], [0.003]]))
+    >>> outputs = layer(keras.ops.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> [round(float(row[0]), 3) for row in outputs]
+    [1.27, 0.0]
+    """
+
+    def __init__(
+        self, layer, num_bits=8, per_channel=True, preserve_sparsity=False, **kwargs
+    ):
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(**kwargs)
+        self.layer = layer
+        self.num_bits = num_bits
+        self.per_channel = per_channel
+        self.preserve_sparsity = preserve_sparsity
+        self.supports_masking = layer.supports_masking
+
+    def build(self, inputs_shape):
+        if not self.layer.built:
+            self.layer.build(inputs_shape)
+        self.built = True
+
+    def call(self, inputs, training=False, **kwargs):
+        mapping = [
+            (weight, self.quantized(weight, training))
+            for weight in quantizable_weights(self.layer)
+        ]
+        # Within the scope the layer reads the quantized values in place of its weights.
+        with keras.StatelessScope(state_mapping=mapping):
+            return self.layer.call(inputs, **kwargs)
+
+    def compute_output_spec(self, inputs, training=False, **kwargs):
+        return self.layer.compute_output_spec(inputs, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def quantized(self, weight, training=False):
+        """Returns the fake-quantized value of one of the layer's weights."""
+        value = ops.convert_to_tensor(weight.value)
+        if self.preserve_sparsity and training:
+            value = value * ops.stop_gradient(
+                ops.cast(ops.not_equal(value, 0), value.dtype)
+            )
+        shape = value.shape
+        columns = self._num_channels(weight)
+        if columns is None:
+            largest = ops.max(ops.abs(value))
+            axis = None
+        else:
+            value = ops.reshape(value, (-1, columns))
+            largest = ops.max(ops.abs(value), axis=0)
+            # A channel that is pruned away altogether still needs a scale.
+            largest = ops.maximum(largest, 1e-4 * ops.max(largest))
+            axis = 1
+        largest = ops.stop_gradient(ops.maximum(largest, 1e-7))
+        value = keras.quantizers.fake_quant_with_min_max_vars(
+            value,
+            -largest,
+            largest,
+            num_bits=self.num_bits,
+            narrow_range=True,
+            axis=axis,
+        )
+        return ops.reshape(value, shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "num_bits": self.num_bits,
+            "per_channel": self.per_channel,
+            "preserve_sparsity": self.preserve_sparsity,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**{**config, "layer": layer})
+
+    def _num_channels(self, weight):
+        """Number of output channels, if they are the last axes of the weight."""
+        if not self.per_channel or "kernel" not in weight.name:
+            return None
+        if isinstance(self.layer, keras.layers.EinsumDense):
+            operands, _ = self.layer.equation.split("->")
+            inputs, kernel = operands.split(",")
+            summed = [letter in inputs for letter in kernel]
+            if summed != sorted(summed, reverse=True):
+                return None  # summed axes do not come first
+            return math.prod(weight.shape[sum(summed) :])
+        if "Depthwise" in type(self.layer).__name__:
+            return None
+        return weight.shape[-1]
+
+
+def quantizable_weights(layer):
+    """Returns the kernels and embedding tables that a layer itself holds."""
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    return [
+        weight
+        for weight in own
+        if len(weight.shape) > 1
+        and weight.name.endswith(("kernel", "embeddings"))
+        and "Normalization" not in type(layer).__name__
+    ]
