@@ -1,0 +1,64 @@
+"""The optimizer of BERT and ALBERT with the settings that the papers' code has."""
+
+import keras
+
+
+def adamw(
+    learning_rate,
+    weight_decay=0.01,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-6,
+    global_clipnorm=1.0,
+):
+    """Makes an AdamW that decays kernels and embeddings, not biases and normalizations.
+
+    Devlin et al. 2019, appendix A.2: Adam with beta_1 0.9, beta_2 0.999 and L2 weight
+    decay of 0.01; epsilon, the clipping of the gradient's norm to 1 and the variables
+    left out of the decay are those of the code that the authors published. Decay is
+    decoupled from the gradient (Loshchilov and Hutter 2019, algorithm 2).
+
+    A variable is left out by its own name: `bias`, and `gamma` and `beta` of a
+    `LayerNormalization`. The choice is not part of the optimizer's saved config: after
+    `keras.saving.load_model`, compile again with a new `adamw` to go on training.
+
+    Args:
+        learning_rate: float, or a `LearningRateSchedule`.
+        weight_decay: float >= 0. Share of a variable taken off per step, times the
+            rate.
+        beta_1: float in [0, 1). Memory of the mean of the gradient.
+        beta_2: float in [0, 1). Memory of the mean of its square.
+        epsilon: float > 0. Added to the root of the mean square.
+        global_clipnorm: float > 0, or None for no clipping. Largest norm of all
+            gradients together.
+
+    Returns:
+        A `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: if `weight_decay` is negative or None.
+
+    Example:
+        >>> schedule = kt.training.LinearWarmup(1e-4, warmup_steps=10, total_steps=100)
+        >>> optimizer = kt.training.adamw(schedule)
+        >>> optimizer.weight_decay
+        0.01
+    """
+    if weight_decay is None or weight_decay < 0:
+        raise ValueError(
+            f"Received weight_decay={weight_decay}. Expected a float >= 0. Use 0.01 as "
+            "the paper does, or 0.0 for no decay."
+        )
+    optimizer = keras.optimizers.AdamW(
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        beta_1=beta_1,
+        beta_2=beta_2,
+        epsilon=epsilon,
+        global_clipnorm=global_clipnorm,
+    )
+    # Keras searches this in the name of a Keras variable (`bias`) or, on the TensorFlow
+    # backend, of the tf.Variable in it (`dense/bias:0`, `dense/bias/replica_1:0`).
+    own_name = r"(^|/)(bias|gamma|beta)(/replica_\d+)?(:\d+)?$"
+    optimizer.exclude_from_weight_decay(var_names=[own_name])
+    return optimizer
