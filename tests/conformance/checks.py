@@ -351,9 +351,12 @@ def prunes_to_sparsity(case, folder):
     pruned = compress.prune_low_magnitude(model, schedule)
     step(pruned, inputs, keras.optimizers.SGD(0.01))
     stripped = compress.strip_pruning(pruned)
-    shares = [share for share in compress.sparsity(stripped).values() if share]
+    shares = {path: s for path, s in compress.sparsity(stripped).items() if s}
     assert shares
-    np.testing.assert_allclose(shares, 0.5, atol=0.02)
+    sizes = {weight.path: weight.shape for weight in stripped.weights}
+    for path, share in shares.items():
+        size = int(np.prod(sizes[path]))
+        assert share == (size - max(round(size * 0.5), 1)) / size, path
     assert stripped.count_params() == model.count_params()
 
 

@@ -1,0 +1,71 @@
+"""Classify a sentence with a `.tflite` file: ai_edge_litert alone, as in an app.
+
+    python examples/run_tflite.py "Returns the sum of the elements over an axis."
+    python examples/run_tflite.py --model quickstart_output/classifier_int8.json "..."
+
+The JSON card beside the file names its vocabulary, its length and its classes.
+"""
+
+import argparse
+import json
+import pathlib
+import unicodedata
+from string import punctuation
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+HERE = pathlib.Path(__file__).resolve().parent
+CARD = HERE.parent / "savedmodels" / "quickstart" / "classifier_int8.json"
+
+
+def word_pieces(text, vocabulary, lowercase=True):
+    """BERT's tokens: words and signs, each cut into its longest known pieces."""
+    if lowercase:
+        text = unicodedata.normalize("NFD", text.lower())
+        text = "".join(c for c in text if unicodedata.category(c) != "Mn")
+    signs = {c for c in text if c in punctuation or unicodedata.category(c)[0] == "P"}
+    for word in "".join(f" {c} " if c in signs else c for c in text).split():
+        pieces, start = [], 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((e for e in ends if prefix + word[start:e] in vocabulary), None)
+            if end is None:
+                pieces = ["[UNK]"]
+                break
+            pieces.append(prefix + word[start:end])
+            start = end
+        yield from (vocabulary[piece] for piece in pieces)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("text")
+    parser.add_argument("--model", type=pathlib.Path, default=CARD, help="a JSON card")
+    options = parser.parse_args(arguments)
+    card = json.loads(options.model.read_text(encoding="utf-8"))
+    folder, length = options.model.parent, card["sequence_length"]
+    lines = (folder / card["vocabulary"]).read_text(encoding="utf-8").splitlines()
+    vocabulary = {piece: index for index, piece in enumerate(lines)}
+
+    ids = list(word_pieces(options.text, vocabulary, card["lowercase"]))[: length - 2]
+    ids = [card["start_id"], *ids, card["end_id"]]
+    padding = length - len(ids)
+    inputs = {
+        "token_ids": ids + [card["padding_id"]] * padding,
+        "segment_ids": [0] * length,
+        "padding_mask": [1] * len(ids) + [0] * padding,
+    }
+    interpreter = Interpreter(model_path=str(folder / card["file"]), num_threads=1)
+    classify = interpreter.get_signature_runner("serving_default")
+    inputs = {name: np.array([row], "int32") for name, row in inputs.items()}
+    logits = next(iter(classify(**inputs).values()))[0]
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    for index in np.argsort(-probabilities):
+        print(f"{probabilities[index]:6.1%}  {card['classes'][index]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Transformer, BERT and ALBERT in Keras 3: from text to a verified file on a phone.
+
+Every room takes and returns `keras.Model` or `tf.data.Dataset`. Importing the package
+registers its layers with Keras, so that saved models load; a heavy library (TensorFlow
+Text, TF-MOT, KerasHub, safetensors) is imported by the function that needs it.
+"""
+
+from keras_tformer import (
+    compress,  # Model -> smaller Model
+    data,  # ids -> tf.data batches
+    distribute,  # which devices
+    export,  # Model -> files, proved equal
+    layers,  # tensors -> tensors
+    models,  # numbers -> keras.Model
+    text,  # strings -> ids
+    training,  # what compile and fit take
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "compress",
+    "data",
+    "distribute",
+    "export",
+    "layers",
+    "models",
+    "text",
+    "training",
+]
