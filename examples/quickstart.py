@@ -46,7 +46,7 @@ SIZES = {
     },
     "small": {
         "embedding_dim": 64,
-        "num_layers": 4,
+        "num_layers": 3,
         "num_heads": 4,
         "hidden_dim": 128,
         "intermediate_dim": 512,
@@ -98,8 +98,6 @@ def main(arguments=None):
         print(f"\nStopped. The same command with --output {options.output} goes on.")
         return 130
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("KERAS_TFORMER_DEBUG"):
-            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -332,14 +330,19 @@ def labelled(texts_and_labels, class_names, tokenizer, options, shuffle):
 
 def new_encoder(options, tokenizer):
     keras.utils.set_random_seed(options.seed)
-    return kt.models.albert_encoder(
+    encoder = kt.models.albert_encoder(
         vocabulary_size=tokenizer.vocabulary_size,
         max_sequence_length=SEQUENCE_LENGTH,
         sequence_length=SEQUENCE_LENGTH,
-        dropout=0.1,
-        attention_dropout=0.1,
+        initializer_range=0.05,  # 0.02 is meant for widths of 768 and more
         **SIZES[options.size],
     )
+    # Learned positions start as sines: from random ones, a run as short as this does
+    # not get to learn which tokens are neighbours.
+    positions = encoder.get_layer("embeddings").position_embedding.embeddings
+    sines = kt.layers.SinusoidalPositionEncoding()
+    positions.assign(0.1 * sines(keras.ops.zeros((1, *positions.shape)))[0])
+    return encoder
 
 
 def classifier(encoder, class_names):
@@ -356,14 +359,18 @@ def pretrain(options, splits, tokenizer):
     resume = checkpoints(options, "pretraining")
     steps = epoch_steps(options, "pretraining")
     arguments = (tokenizer, SEQUENCE_LENGTH, BATCH_SIZE)
+    # Small models and short runs learn more from 40 % than from BERT's 15 % (Wettig et
+    # al. 2023, "Should you mask 15% in masked language modeling?").
+    masking = {"masking": "subword", "mask_share": 0.4}
     train = kt.data.sentence_order_dataset(
         splits["train"] + splits["unlabelled"],
         *arguments,
         seed=options.seed,
         first_step=resume.finished_epochs * steps,
+        **masking,
     )
     dev = kt.data.sentence_order_dataset(
-        splits["dev"], *arguments, seed=options.seed, num_epochs=1
+        splits["dev"], *arguments, seed=options.seed, num_epochs=1, **masking
     )
     model = kt.models.albert_pretrainer(encoder)
     model.compile(

@@ -45,6 +45,8 @@ class RichProgress(keras.callbacks.Callback):
         self._epoch = self.model._initial_epoch or 0
         self._steps = self.params.get("steps")
         self._step = self._done = 0
+        # From where the pace counts: the first step is mostly compilation.
+        self._paced_from = None
         self._logs = {}
         self._bar = self._make_bar() if self._out.isatty() else None
 
@@ -55,6 +57,8 @@ class RichProgress(keras.callbacks.Callback):
         # With several steps an execution, `batch` is the last of them.
         self._done += batch + 1 - self._step
         self._step = batch + 1
+        if self._paced_from is None:
+            self._paced_from = self._done, time.monotonic()
         wait = 0.2 if self._bar else self.interval
         if time.monotonic() - self._last_shown >= wait:
             self._logs = dict(logs or {})
@@ -85,11 +89,15 @@ class RichProgress(keras.callbacks.Callback):
         )
 
     def _seconds_to_go(self):
-        """The rest at the pace so far; None while the number of steps is unknown."""
-        if not self._steps or not self._done:
+        """The rest at the pace so far; None while that is unknown."""
+        if not self._steps or self._paced_from is None:
             return None
+        steps, start = self._paced_from
+        if self._done == steps:
+            return None
+        pace = (time.monotonic() - start) / (self._done - steps)
         rest = (self.params["epochs"] - self._epoch) * self._steps - self._step
-        return rest * (time.monotonic() - self._start) / self._done
+        return rest * pace
 
     def _show(self):
         self._last_shown = time.monotonic()
