@@ -121,7 +121,7 @@ def parse(arguments):
     parser.add_argument(
         "--steps",
         type=int,
-        default=1500,
+        default=1000,
         help="steps of pretraining; the other stages take shares of it",
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -229,7 +229,7 @@ def run(options):
     ]
     for name, measured in zip(files, rows[-len(files) :], strict=True):
         complete_card(options, files[name].with_suffix(".json"), measured)
-    write_report(options.output, rows, tuple(EPOCHS))
+    write_report(options.output, rows, tuple(EPOCHS), len(texts["test"][0]))
 
 
 def say(number, sentence):

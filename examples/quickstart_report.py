@@ -144,7 +144,7 @@ def model_zeros(model):
     return zeros / total
 
 
-def write_report(folder, rows, stages):
+def write_report(folder, rows, stages, num_texts):
     """Prints the table and leaves it with a picture in the output folder."""
     table = Table(title="Test part, each artefact on its own runtime")
     for name in COLUMNS.values():
@@ -159,7 +159,7 @@ def write_report(folder, rows, stages):
     if console.width < 130 and not console.is_terminal:
         console = Console(width=130)
     console.print(table)
-    for comment in comments(rows):
+    for comment in comments(rows, num_texts):
         print(comment)
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     (folder / "results.md").write_text("\n".join(lines) + "\n")
@@ -181,16 +181,20 @@ def show(key, value):
     return f"{value:.2g}" if key == "difference" else f"{value:.2f}"
 
 
-def comments(rows):
+def comments(rows, num_texts):
     """What the table says about the promises of this run, kept or not."""
     by_stage = {measured["stage"]: measured for measured in rows}
     tuned = by_stage["fine-tuned"]["accuracy"]
-    scratch = by_stage["without pretraining"]["accuracy"]
+    points = 100 * (tuned - by_stage["without pretraining"]["accuracy"])
     int8 = by_stage["int8 .tflite (QAT)"]
     ratio = by_stage["float32 .tflite"]["bytes"] / int8["bytes"]
-    points = 100 * (tuned - scratch)
-    helped = "helped" if points > 0 else "did not help"
-    yield f"Pretraining {helped}: {points:+.1f} points"
+    # Of two scores on as many texts, were they independent.
+    error = 100 * (2 * tuned * (1 - tuned) / num_texts) ** 0.5
+    if abs(points) < 2 * error:
+        verdict = "makes no difference that this test part could show"
+    else:
+        verdict = "helped" if points > 0 else "did harm"
+    yield f"Pretraining: {points:+.1f} +- {error:.1f} points: it {verdict}"
     yield f"int8 against fine-tuned: {100 * (int8['accuracy'] - tuned):+.1f} points"
     yield f"int8 file: {ratio:.2f} times smaller than the float32 file"
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import warnings
 
 import numpy as np
 
@@ -235,7 +236,10 @@ def _convert(model, function, quantization, is_aware, sparse, examples, shapes):
         if examples is not None and quantization in ("int8", "int16x8"):
             converter.representative_dataset = _feed(examples, shapes)
         try:
-            return converter.convert()
+            with warnings.catch_warnings():
+                # The converter calibrates with its own interpreter, not by our choice.
+                warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is dep")
+                return converter.convert()
         except Exception as error:
             raise RuntimeError(
                 f"TensorFlow's converter refused the model {model.name!r} with "

@@ -84,10 +84,12 @@ class MaskedLMHead(keras.layers.Layer):
 
     def call(self, inputs, mask_positions):
         # A product with a one-hot matrix picks the rows: exact, with a dense gradient
-        # and static shapes.
-        picked = ops.one_hot(
-            mask_positions, sequence_length(inputs), dtype=inputs.dtype
-        )  # (B, P, T)
+        # and static shapes. Written as 1 - "other position" in integers: LiteRT's int8
+        # ONE_HOT, which `ops.one_hot` and `ops.equal` become, writes 0.5 for 0.
+        every = ops.arange(sequence_length(inputs), dtype="int32")  # (T,)
+        wanted = ops.expand_dims(ops.cast(mask_positions, "int32"), -1)  # (B, P, 1)
+        is_other = ops.cast(ops.not_equal(wanted, every), "int32")  # (B, P, T)
+        picked = ops.cast(1 - is_other, inputs.dtype)  # (B, P, T)
         rows = to_rows(ops.matmul(picked, inputs))  # (B * P, D)
         rows = self.layer_norm(self.activation(self.dense(rows)))  # (B * P, E)
         logits = self.bias(self.token_embedding(rows, reverse=True))  # (B * P, V)
