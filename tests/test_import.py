@@ -65,6 +65,7 @@ def test_import_on_jax_loads_no_tensorflow():
     assert "tensorflow" not in report["modules"]
 
 
+@pytest.mark.slow
 def test_import_adds_at_most_0_3_seconds_to_that_of_keras():
     # The least of several runs: what other programs do at the time is not our cost.
     assert any(

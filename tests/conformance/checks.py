@@ -416,7 +416,7 @@ def int8_tflite_is_near_model(case, folder):
     """The int8 file is near the model: mean difference in shares of the spread."""
     from keras_tformer import export
 
-    inputs = case.feed(64, LENGTH, SOURCE)
+    inputs = case.feed(64, LENGTH, LENGTH)  # a file has one length for all inputs
     export.to_tflite(
         built(case),
         f"{folder}/model.tflite",

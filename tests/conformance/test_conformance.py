@@ -13,6 +13,14 @@ needs_tensorflow = pytest.mark.skipif(
 )
 
 
+# Half the time of the fast tests, for what a layer's case shows first.
+SLOW_FOR_MODELS = {
+    "compiled_equals_eager",
+    "dropout_only_in_training",
+    "dtype_policies",
+}
+
+
 def everything(case):
     return True
 
@@ -28,8 +36,12 @@ def apply(check, applies=everything, *marks):
         if not applies(case):
             continue
         reason = case.known_failures.get(check.__name__)
-        failure = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-        parameters.append(pytest.param(case, id=case.name, marks=failure))
+        its_marks = []
+        if reason:
+            its_marks.append(pytest.mark.xfail(reason=reason, strict=True))
+        if check.__name__ in SLOW_FOR_MODELS and models_only(case):
+            its_marks.append(pytest.mark.slow)
+        parameters.append(pytest.param(case, id=case.name, marks=its_marks))
 
     def decorate(test):
         for mark in marks:
@@ -112,7 +124,8 @@ def test_names_are_unique():
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-def test_known_failures_name_checks():
+def test_tables_of_exceptions_name_checks():
+    assert all(hasattr(checks, name) for name in SLOW_FOR_MODELS)
     for case in CASES:
         assert all(hasattr(checks, name) for name in case.known_failures)
 

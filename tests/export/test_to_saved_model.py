@@ -58,6 +58,7 @@ def test_shared_weights_are_stored_once(shared_classifier, tmp_path):
     assert stored <= 1.05 * 4 * report["parameters"]
 
 
+@pytest.mark.slow
 def test_raw_strings_in_a_process_without_this_package(classifier, tmp_path):
     text = pytest.importorskip("keras_tformer.text", reason="needs the text room")
     pytest.importorskip("tensorflow_text", reason="needs tensorflow-text")
