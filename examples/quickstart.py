@@ -121,7 +121,7 @@ def parse(arguments):
     parser.add_argument(
         "--steps",
         type=int,
-        default=1000,
+        default=800,
         help="steps of pretraining; the other stages take shares of it",
     )
     parser.add_argument("--seed", type=int, default=0)
