@@ -1,14 +1,27 @@
 """BERT's word pieces: on the host through Rust, in the graph through TF Text."""
 
-import collections
 import os
 import pathlib
-import tempfile
-import unicodedata
 
 import numpy as np
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+from keras_tformer.text.characters_unlike_rust import LETTERS_IN_BERT, UNKNOWN_LETTER
+from keras_tformer.text.files import write_atomically
+from keras_tformer.text.graph_operations import (
+    change_beyond_ascii,
+    hide_long_words,
+    import_tensorflow_text,
+    tokenize_around,
+)
+from keras_tformer.text.rust_engine import (
+    encode_texts,
+    import_tokenizers,
+    read_special_tokens,
+)
+from keras_tformer.text.train_word_pieces import SPECIAL_TOKENS, train_word_pieces
+
+# Longer words are unknown, in BERT and in all that followed it.
+MAX_CHARACTERS_PER_WORD = 100
 
 
 class WordPieceTokenizer:
@@ -16,20 +29,33 @@ class WordPieceTokenizer:
 
     Text is cleaned, (with `lowercase`) lower-cased and stripped of accents, split
     at white space, punctuation and Chinese characters, then every word is cut
-    greedily into the longest pieces of the vocabulary. Devlin et al. 2018
-    (arXiv 1810.04805), section 3; greedy matching as in Song et al. 2021
-    (arXiv 2012.15524).
+    greedily into the longest pieces of the vocabulary; a word of more than 100
+    characters is unknown. Devlin et al. 2018 (arXiv 1810.04805), section 3; greedy
+    matching as in Song et al. 2021 (arXiv 2012.15524).
 
-    `encode` works on Python strings with the `tokenizers` library, `tokenize` on
-    string tensors with `tensorflow_text.FastBertTokenizer`. Neither adds `[CLS]`
-    or `[SEP]` (`keras_tformer.text.pack` does), and neither reads the names of
-    special tokens out of the text: a user who writes "[SEP]" gets its letters.
+    `encode` works on Python strings with the Rust library `tokenizers`, which Hugging
+    Face's BERT uses too; `tokenize` on string tensors with
+    `tensorflow_text.FastBertTokenizer`, prepared to give the same ids for any text.
+    (One exception: a vocabulary of your own that holds one of the some 800 characters
+    of `characters_unlike_rust`, which no published one does.) Neither adds `[CLS]` or
+    `[SEP]` (`pack` and `encode_batch` do).
+
+    Text is data: a user who writes "[SEP]" gets its letters, and nobody can end a
+    sequence from within. To have special tokens read out of the text, as
+    `transformers` does, name them in `never_split`.
 
     Args:
         vocabulary: list of strings (the position of a piece is its id), or the
             path of a `vocab.txt` with one piece a line.
-        lowercase: bool. Lower-case the text and strip its accents. Must be the
-            value that the vocabulary was trained with.
+        lowercase: bool. Lower-case the text. Must be the value that the vocabulary
+            was trained with.
+        strip_accents: bool. Strip letters of their accents; None means as
+            `lowercase` says.
+        split_chinese_characters: bool. Make every Chinese character a word.
+        never_split: tuple of pieces that stand for themselves in the text, such as
+            `WordPieceTokenizer.SPECIAL_TOKENS`.
+        max_sequence_length: int or None. Longest row that `encode_batch` makes
+            when it is not told.
 
     Raises:
         ValueError: if a piece occurs twice, if a special token is missing, or if
@@ -44,11 +70,27 @@ class WordPieceTokenizer:
         'undo it'
     """
 
-    def __init__(self, vocabulary, lowercase=True):
+    SPECIAL_TOKENS = SPECIAL_TOKENS
+
+    def __init__(
+        self,
+        vocabulary,
+        lowercase=True,
+        strip_accents=None,
+        split_chinese_characters=True,
+        never_split=(),
+        max_sequence_length=None,
+    ):
         if isinstance(vocabulary, (str, os.PathLike)):
             vocabulary = _read_vocabulary(vocabulary)
         self._vocabulary = list(vocabulary)
         self._lowercase = bool(lowercase)
+        self._strip_accents = self._lowercase
+        if strip_accents is not None:
+            self._strip_accents = bool(strip_accents)
+        self._split_chinese_characters = bool(split_chinese_characters)
+        self._never_split = tuple(never_split)
+        self._max_sequence_length = max_sequence_length
         self._ids = {piece: i for i, piece in enumerate(self._vocabulary)}
         if len(self._ids) != len(self._vocabulary):
             seen = set()
@@ -62,6 +104,12 @@ class WordPieceTokenizer:
             raise ValueError(
                 f"The vocabulary lacks the special token(s) {', '.join(missing)}; "
                 f"expected all of {', '.join(SPECIAL_TOKENS)}. Add them."
+            )
+        missing = [token for token in self._never_split if token not in self._ids]
+        if missing:
+            raise ValueError(
+                f"never_split names {', '.join(map(repr, missing))}, which the "
+                "vocabulary lacks; expected pieces of the vocabulary."
             )
         self._host = None
         self._graph = {}
@@ -89,87 +137,84 @@ class WordPieceTokenizer:
             ValueError: if `vocabulary_size` leaves no room beside the special
                 tokens, or if the texts hold no word.
         """
-        tokenizers = _import_tokenizers()
-        if vocabulary_size <= len(SPECIAL_TOKENS):
-            raise ValueError(
-                f"vocabulary_size is {vocabulary_size}; expected more than the "
-                f"{len(SPECIAL_TOKENS)} special tokens. A few thousand is usual."
-            )
-        normalizer = _normalizer(tokenizers, lowercase)
-        texts, continuations = _alphabet([normalizer.normalize_str(t) for t in texts])
-        engine = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-        engine.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-        trainer = tokenizers.trainers.WordPieceTrainer(
-            vocab_size=vocabulary_size,
-            min_frequency=2,
-            # Left alone, the trainer numbers "##a", "##b" ... in the order of a hash
-            # table, other in every process, and resolves ties by these numbers.
-            special_tokens=[*SPECIAL_TOKENS, *continuations],
-            continuing_subword_prefix="##",
-            show_progress=show_progress,
-        )
-        engine.train_from_iterator(texts, trainer)
-        pieces = engine.get_vocab()
-        if len(pieces) == len(SPECIAL_TOKENS):
-            raise ValueError(
-                "The texts hold no word to learn from; expected an iterable of "
-                "non-empty strings."
-            )
-        if len(pieces) > vocabulary_size:
-            raise ValueError(
-                f"vocabulary_size is {vocabulary_size}; expected at least "
-                f"{len(pieces)}, the special tokens and the letters of the texts. A "
-                "few thousand is usual."
-            )
-        return cls(sorted(pieces, key=pieces.get), lowercase=lowercase)
+        normalizer = _normalizer(lowercase, lowercase, True)
+        pieces = train_word_pieces(texts, vocabulary_size, normalizer, show_progress)
+        return cls(pieces, lowercase=lowercase)
 
     @classmethod
     def load(cls, file, lowercase=True):
-        """Opens the `vocab.txt` that `save` (or BERT) wrote: one piece a line."""
+        """Opens the `vocab.txt` that `save` (or BERT) wrote: one piece a line.
+
+        A `tokenizer.json` comes with its own settings, `lowercase` among them.
+        """
+        if pathlib.Path(file).suffix == ".json":
+            from keras_tformer.text.tokenizer_json import word_piece_arguments
+
+            return cls(**word_piece_arguments(file))
         return cls(file, lowercase=lowercase)
 
     def save(self, file):
-        """Writes the vocabulary to `file` as BERT's `vocab.txt`, atomically."""
-        file = pathlib.Path(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-                stream.writelines(piece + "\n" for piece in self._vocabulary)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, file)
-        except BaseException:
-            pathlib.Path(temporary).unlink(missing_ok=True)
-            raise
+        """Writes `vocab.txt`, or a `tokenizer.json` where `file` ends so; atomically.
+
+        The JSON file opens in `tokenizers.Tokenizer.from_file` and gives the same ids.
+        """
+        content = "".join(piece + "\n" for piece in self._vocabulary)
+        if pathlib.Path(file).suffix == ".json":
+            from keras_tformer.text.tokenizer_json import finished_engine
+
+            tokenizers = import_tokenizers()
+            decoder = tokenizers.decoders.WordPiece(prefix="##")
+            ends = {token: self._ids[token] for token in ("[CLS]", "[SEP]")}
+            content = finished_engine(self._engine(), decoder, ends).to_str(pretty=True)
+        write_atomically(file, content.encode("utf-8"))
 
     # === Text to ids and back ===
+
+    def _engine(self):
+        if self._host is None:
+            tokenizers = import_tokenizers()
+            self._host = tokenizers.Tokenizer(
+                tokenizers.models.WordPiece(
+                    self._ids,
+                    unk_token="[UNK]",
+                    max_input_chars_per_word=MAX_CHARACTERS_PER_WORD,
+                )
+            )
+            self._host.normalizer = _normalizer(
+                self._lowercase, self._strip_accents, self._split_chinese_characters
+            )
+            self._host.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+            read_special_tokens(self._host, self._never_split)
+        return self._host
 
     def encode(self, texts):
         """Turns Python strings into lists of ids, without special tokens.
 
         Args:
-            texts: list of strings.
+            texts: list of strings, or of lists of words.
 
         Returns:
             A list with one list of ints per string.
 
         Raises:
-            ValueError: if `texts` is one string instead of a list of them.
+            ValueError: if `texts` is one string instead of a list of them, or if a
+                text is no string or holds half a surrogate pair.
         """
-        if isinstance(texts, (str, bytes)):
-            raise ValueError(
-                f"encode received one {type(texts).__name__}, expected a list of "
-                "strings. Write encode([text])."
-            )
-        if self._host is None:
-            tokenizers = _import_tokenizers()
-            self._host = tokenizers.Tokenizer(
-                tokenizers.models.WordPiece(self._ids, unk_token="[UNK]")
-            )
-            self._host.normalizer = _normalizer(tokenizers, self._lowercase)
-            self._host.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-        encodings = self._host.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in encode_texts(self._engine(), texts)]
+
+    def encode_with_offsets(self, texts):
+        """Turns strings into ids and says where in the text each came from.
+
+        Args:
+            texts: list of strings, or of lists of words.
+
+        Returns:
+            A list with one tuple per string: the list of ids; the list of spans
+            `(start, end)` such that `text[start:end]` gave the id (in given words:
+            spans of that word); the list of word numbers, counted from 0.
+        """
+        encodings = encode_texts(self._engine(), texts, with_offsets=True)
+        return [(e.ids, e.offsets, e.word_ids) for e in encodings]
 
     def tokenize(self, strings, only_tflite_operations=False):
         """Turns a string tensor into ragged ids, as operations of the graph.
@@ -179,49 +224,100 @@ class WordPieceTokenizer:
             only_tflite_operations: bool. TensorFlow Lite lacks the operations that
                 lower-case as BERT does. With True, TF Text's own normalizer does
                 it, which TensorFlow Lite has: ids differ from `encode` where a
-                sign stands for others, such as the ellipsis in one character.
+                sign stands for others, such as the ellipsis in one character, and
+                words are unknown beyond 100 bytes instead of characters.
 
         Returns:
             `(B, None)` int32 `tf.RaggedTensor`, without special tokens.
+
+        Raises:
+            ValueError: for settings that TF Text cannot follow.
         """
-        tf, tf_text = _import_tensorflow_text()
-        if not only_tflite_operations:
-            # TF Text makes control characters spaces, BERT drops them.
-            strings = tf.strings.regex_replace(strings, r"[\t\n\r]", " ")
-            strings = tf.strings.regex_replace(
-                strings, r"[\p{Cc}\p{Cf}\p{Co}\x{FFFD}]", ""
+        tf, tf_text = import_tensorflow_text()
+        if not self._split_chinese_characters:
+            raise ValueError(
+                "split_chinese_characters is False; TF Text always splits them. Use "
+                "encode on the host, or a vocabulary trained with splitting."
             )
-        if self._lowercase and not only_tflite_operations:
+        if only_tflite_operations:
+            if self._never_split or self._strip_accents != self._lowercase:
+                raise ValueError(
+                    "TensorFlow Lite has no operations for never_split or for "
+                    "strip_accents unlike lowercase. Make the tokenizer without them."
+                )
+            return self._fast_tokenizer(tf, tf_text, True).tokenize(strings)
+        if not self._never_split:
+            return self._tokenize_plain(strings)
+        special_ids = {token: self._ids[token] for token in self._never_split}
+        return tokenize_around(strings, special_ids, self._tokenize_plain)
+
+    def _tokenize_plain(self, strings):
+        tf, tf_text = import_tensorflow_text()
+        strings = change_beyond_ascii(strings, self._prepare)
+        # TF Text makes control characters spaces, BERT drops them.
+        strings = tf.strings.regex_replace(strings, r"[\t\n\r]", " ")
+        strings = tf.strings.regex_replace(strings, r"[\x00-\x1F\x7F]", "")
+        if self._lowercase:
+            strings = tf.strings.lower(strings)
+        ids = self._fast_tokenizer(tf, tf_text, False).tokenize(strings)
+        lengths = [len(p.removeprefix("##")) for p in self._vocabulary]
+        return hide_long_words(
+            ids, self.starts_word, lengths, self.unknown_id, MAX_CHARACTERS_PER_WORD
+        )
+
+    def _prepare(self, strings):
+        """Cleans strings with letters beyond ASCII as BERT does."""
+        tf, tf_text = import_tensorflow_text()
+        replace = tf.strings.regex_replace
+        strings = replace(strings, LETTERS_IN_BERT, UNKNOWN_LETTER)
+        strings = replace(strings, r"[\t\n\r\x{2028}]", " ")
+        strings = replace(strings, r"[\p{Cc}\p{Cf}\p{Co}\x{FFFD}]", "")
+        # Punctuation to the Rust library, which has an older Unicode.
+        strings = replace(strings, r"[\x{166D}\x{111C9}]", f" {UNKNOWN_LETTER} ")
+        if self._strip_accents:
             strings = tf_text.normalize_utf8(strings, "NFD")
-            strings = tf.strings.regex_replace(strings, r"\p{Mn}", "")
+            strings = replace(strings, r"[\p{Mn}\x{1734}]", "")
+        if self._lowercase:
             # By itself a capital sigma would become another letter at a word's end.
-            strings = tf.strings.regex_replace(strings, "\u03a3", "\u03c3")
+            strings = replace(strings, "\u03a3", "\u03c3")
             strings = tf.strings.lower(strings, encoding="utf-8")
+        return strings
+
+    def _fast_tokenizer(self, tf, tf_text, only_tflite_operations):
         lowercase = self._lowercase and only_tflite_operations
-        if lowercase not in self._graph:
+        # TF Text counts bytes; a character of UTF-8 has up to four.
+        bytes_per_character = 1 if only_tflite_operations else 4
+        if only_tflite_operations not in self._graph:
             # Made outside of any graph that is being traced, so that every later
             # graph can capture the same lookup tables.
             with tf.init_scope():
-                self._graph[lowercase] = tf_text.FastBertTokenizer(
+                self._graph[only_tflite_operations] = tf_text.FastBertTokenizer(
                     vocab=self._vocabulary,
                     token_out_type=tf.int32,
                     unknown_token="[UNK]",
+                    max_bytes_per_word=bytes_per_character * MAX_CHARACTERS_PER_WORD,
                     lower_case_nfd_strip_accents=lowercase,
                 )
-        return self._graph[lowercase].tokenize(strings)
+        return self._graph[only_tflite_operations]
 
-    def decode(self, ids, skip_special_tokens=True):
-        """Joins the pieces of one list of ids to a readable string."""
-        words = []
-        for i in np.asarray(ids, dtype=np.int64).ravel():
-            piece = self._vocabulary[i]
-            if skip_special_tokens and piece in SPECIAL_TOKENS and piece != "[UNK]":
-                continue
-            if piece.startswith("##") and len(piece) > 2 and words:
-                words[-1] += piece[2:]
-            else:
-                words.append(piece)
-        return " ".join(words)
+    def decode(self, ids, skip_special_tokens=True, clean_up=False):
+        """Joins the pieces of one list of ids to a readable string.
+
+        Args:
+            ids: list or array of ints.
+            skip_special_tokens: bool. Leave out all special tokens but `[UNK]`.
+            clean_up: bool. Take out the spaces before punctuation and in English
+                contractions, as `transformers` does: "do n't !" becomes "don't!".
+
+        Returns:
+            str.
+        """
+        tokenizers = import_tokenizers()
+        pieces = [self._vocabulary[i] for i in np.asarray(ids, dtype=np.int64).ravel()]
+        if skip_special_tokens:
+            hidden = {*SPECIAL_TOKENS} - {"[UNK]"}
+            pieces = [piece for piece in pieces if piece not in hidden]
+        return tokenizers.decoders.WordPiece("##", cleanup=clean_up).decode(pieces)
 
     # === What the ids mean ===
 
@@ -236,6 +332,18 @@ class WordPieceTokenizer:
     @property
     def lowercase(self):
         return self._lowercase
+
+    @property
+    def strip_accents(self):
+        return self._strip_accents
+
+    @property
+    def never_split(self):
+        return self._never_split
+
+    @property
+    def max_sequence_length(self):
+        return self._max_sequence_length
 
     @property
     def padding_id(self):
@@ -263,42 +371,11 @@ class WordPieceTokenizer:
         return np.array([not piece.startswith("##") for piece in self._vocabulary])
 
 
-def _alphabet(texts, max_characters=1000):
-    """Replaces rare characters by spaces where there are more than `max_characters`.
-
-    Returns:
-        The texts, and the pieces "##c" for all characters c that go on with a word.
-    """
-    words = collections.Counter()
-    for text in texts:
-        words.update(text.split())
-    counts = collections.Counter()
-    pairs = set()
-    for word, count in words.items():
-        for character in word:
-            counts[character] += count
-        pairs.update(zip(word, word[1:], strict=False))
-    common = sorted(counts, key=lambda c: (-counts[c], c))[:max_characters]
-    if len(common) < len(counts):
-        rare = dict.fromkeys(map(ord, counts.keys() - set(common)), " ")
-        texts = [text.translate(rare) for text in texts]
-    inside = {c for c in common if not _is_punctuation(c)}
-    continuing = {after for before, after in pairs if before in inside} & inside
-    return texts, ["##" + c for c in sorted(continuing)]
-
-
-def _is_punctuation(character):
-    """What BERT splits at: Unicode's punctuation, and all of ASCII's signs."""
-    return unicodedata.category(character).startswith("P") or (
-        character.isascii() and not character.isalnum()
-    )
-
-
-def _normalizer(tokenizers, lowercase):
-    return tokenizers.normalizers.BertNormalizer(
+def _normalizer(lowercase, strip_accents, split_chinese_characters):
+    return import_tokenizers().normalizers.BertNormalizer(
         clean_text=True,
-        handle_chinese_chars=True,
-        strip_accents=lowercase,
+        handle_chinese_chars=split_chinese_characters,
+        strip_accents=strip_accents,
         lowercase=lowercase,
     )
 
@@ -322,27 +399,3 @@ def _read_vocabulary(file):
     if lines and lines[-1] == "":
         lines.pop()
     return lines
-
-
-def _import_tokenizers():
-    try:
-        import tokenizers
-    except ImportError:
-        raise ImportError(
-            "Word pieces on the host need the package `tokenizers`. Install it with: "
-            'pip install "keras_tformer[text]"'
-        ) from None
-    return tokenizers
-
-
-def _import_tensorflow_text():
-    try:
-        import tensorflow as tf
-        import tensorflow_text as tf_text
-    except ImportError:
-        raise ImportError(
-            "Tokenizing inside the TensorFlow graph needs the package "
-            "`tensorflow-text`, in the version of your TensorFlow. Install it with: "
-            'pip install "keras_tformer[text]"'
-        ) from None
-    return tf, tf_text
