@@ -24,7 +24,8 @@ def classification_dataset(
 
     Args:
         texts: list of strings.
-        labels: list of class names or of class numbers, one per text.
+        labels: list of class names or of class numbers, one per text, or of floats
+            for regression.
         tokenizer: `WordPieceTokenizer` or `SentencePieceTokenizer`.
         sequence_length: int. Length `T` of a row.
         batch_size: int. Rows `B` of a batch.
@@ -39,7 +40,7 @@ def classification_dataset(
     Returns:
         A `tf.data.Dataset` of `(inputs, labels)`: inputs are a dict of int32
         `(B, T)` with `"token_ids"`, `"segment_ids"` and `"padding_mask"`, labels
-        are int32 `(B,)`.
+        are int32 `(B,)`, or float32 where floats were given.
 
     Raises:
         ValueError: if there are no texts, if texts, labels or second texts differ
@@ -92,7 +93,8 @@ def classification_dataset(
 def _class_numbers(labels, class_names):
     if class_names is None:
         if labels and not isinstance(labels[0], str):
-            return np.asarray(labels, "int32")
+            numbers = np.asarray(labels)
+            return numbers.astype("float32" if numbers.dtype.kind == "f" else "int32")
         class_names = sorted(set(labels))
     numbers = {name: number for number, name in enumerate(class_names)}
     unknown = sorted({str(label) for label in labels if label not in numbers})

@@ -5,6 +5,7 @@ import numpy as np
 MASKINGS = ("whole_word", "subword", "ngram")
 # Chances of 1, 2 and 3 words in a row: proportional to 1/n (ALBERT, section 3.1).
 _NGRAM_THRESHOLDS = np.cumsum([6 / 11, 3 / 11])
+_MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # SplitMix64's multipliers
 
 
 def mask_tokens(
@@ -94,3 +95,114 @@ def mask_tokens(
     masked_ids = tf.where(chosen & (fate < 0.9), other_ids, token_ids)
     masked_ids = tf.where(chosen & (fate < 0.8), mask_id, masked_ids)
     return masked_ids, positions, hidden_ids, tf.cast(counts, tf.float32)
+
+
+def check_masking(sequence_length, max_predictions, mask_share, masking):
+    """Checks what pretraining was asked for and returns the number of predictions.
+
+    Args:
+        sequence_length: int. Length `T` of a row.
+        max_predictions: int, or None for `mask_share` of the row, rounded up.
+        mask_share: float.
+        masking: str.
+
+    Returns:
+        int. Most chosen tokens `P` of a row.
+
+    Raises:
+        ValueError: if one of them is out of range.
+
+    Example:
+        >>> check_masking(128, None, 0.15, "whole_word")
+        20
+    """
+    check_share("mask_share", mask_share)
+    if masking not in MASKINGS:
+        raise ValueError(
+            f"masking is {masking!r}; expected one of {', '.join(MASKINGS)}."
+        )
+    room = sequence_length - 3
+    if room < 2:
+        raise ValueError(
+            f"sequence_length is {sequence_length}; expected at least 5, room for "
+            "three special tokens and two segments."
+        )
+    if max_predictions is None:
+        max_predictions = int(np.ceil(mask_share * sequence_length))
+    if not 1 <= max_predictions <= room:
+        raise ValueError(
+            f"max_predictions is {max_predictions}; expected 1 to {room}, the tokens "
+            f"of a row of {sequence_length} that are not special."
+        )
+    return max_predictions
+
+
+def check_share(name, share):
+    """Raises ValueError where a share is not a number from 0 to 1."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} is {share}; expected a number from 0 to 1.")
+
+
+def ordinary_ids(tokenizer):
+    """Returns the ids that may stand in for a masked token, an int32 array."""
+    special_ids = [
+        tokenizer.padding_id,
+        tokenizer.unknown_id,
+        tokenizer.start_id,
+        tokenizer.end_id,
+        tokenizer.mask_id,
+    ]
+    ids = np.setdiff1d(np.arange(tokenizer.vocabulary_size), special_ids)
+    return ids.astype("int32")
+
+
+def maskable_tokens(packed, tokenizer):
+    """Says where a packed row holds text: `(B, T)` bool, False at special tokens."""
+    token_ids = packed["token_ids"]
+    return (
+        (packed["padding_mask"] == 1)
+        & (token_ids != tokenizer.start_id)
+        & (token_ids != tokenizer.end_id)
+    )
+
+
+def row_uniform(seed, row_numbers, epochs):
+    """Makes random numbers that each row has for itself, wherever it is computed.
+
+    TensorFlow's stateless generators take one key for a whole batch, so that a row's
+    numbers would depend on the rows beside it. Here every number is a hash of seed,
+    row, epoch, draw and position: SplitMix64 (Steele et al. 2014, figure 16).
+
+    Args:
+        seed: int.
+        row_numbers: `(B,)` int64 tensor, another one for every row of the corpus.
+        epochs: `(B,)` int64 tensor.
+
+    Returns:
+        A function of a number and the shape `(B, T)` that returns float32 in [0, 1),
+        the same for the same number.
+    """
+    import tensorflow as tf
+
+    def mixed(x):
+        x = (x ^ tf.bitwise.right_shift(x, _word(tf, 30))) * _word(tf, _MIX[0])
+        x = (x ^ tf.bitwise.right_shift(x, _word(tf, 27))) * _word(tf, _MIX[1])
+        return x ^ tf.bitwise.right_shift(x, _word(tf, 31))
+
+    step = _word(tf, 0x9E3779B97F4A7C15)
+    key = mixed(_word(tf, seed % (1 << 64)) + step)
+    key = mixed(key + step * tf.cast(row_numbers, tf.uint64))
+    key = mixed(key + step * tf.cast(epochs, tf.uint64))[:, None]  # (B, 1)
+
+    def uniform(number, batch_size, length):
+        del batch_size  # the keys know it
+        position = tf.cast(tf.range(length), tf.uint64) + _word(tf, (number + 1) << 32)
+        bits = mixed(key + step * position)  # (B, T)
+        bits = tf.bitwise.right_shift(bits, _word(tf, 40))  # float32 holds 24 exactly
+        return tf.cast(tf.cast(bits, tf.int32), tf.float32) / (1 << 24)
+
+    return uniform
+
+
+def _word(tf, number):
+    return tf.constant(number, tf.uint64)

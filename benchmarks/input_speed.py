@@ -1,0 +1,256 @@
+"""How fast text becomes pretraining batches, and what share of a step that takes.
+
+    python benchmarks/input_speed.py                      the embedded corpus
+    python benchmarks/input_speed.py --corpus wiki.txt.xz --vocabulary vocab.txt
+    python benchmarks/input_speed.py --quick              a check that takes minutes
+
+Four questions, each answered by its own part (`--measure`):
+
+- `batches`: rows a second out of each source of batches, for every way of masking;
+- `write`: rows and megabytes of text a second from documents to records on disk;
+- `step`: a training step on one batch that lies ready, beside the step that takes its
+  batches from the source while it trains, and the time of a batch by itself;
+- `memory`: the process' resident memory while a corpus of growing length is written and
+  read, the same documents again and again.
+
+The model is trained with `jit_compile=False`, Keras' choice on a CPU. Times are medians
+over rounds in which the sources take turns.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+
+def main():
+    arguments = parse_arguments()
+    documents, tokenizer = load(arguments)
+    results = {"arguments": vars(arguments)}
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("write", "batches", "step", "memory"):
+            if what in arguments.measure or what == "write":
+                measure = globals()[f"measure_{what}"]
+                results[what] = measure(arguments, documents, tokenizer, folder)
+    if arguments.json:
+        temporary = f"{arguments.json}.new"
+        with open(temporary, "w") as file:
+            json.dump(results, file, indent=1)
+        os.replace(temporary, arguments.json)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--corpus", help="text file or folder; the embedded corpus by default")
+    add("--vocabulary", help="vocab.txt; by default one is learned from the corpus")
+    add("--measure", nargs="+", default=["write", "batches", "step", "memory"])
+    add("--sequence-length", type=int, default=128)
+    add("--batch", type=int, default=32, help="rows in a batch")
+    add("--size", default="4x256", help="layers x hidden_dim of the model trained")
+    add("--max-documents", type=int, default=500)
+    add("--rounds", type=int, default=5)
+    add("--batches", type=int, default=20, help="batches in a round")
+    add("--copies", type=int, default=10, help="times the corpus, for memory")
+    add("--json", help="file for all numbers")
+    add("--quick", action="store_true", help="a tiny model and one round")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.size, arguments.max_documents = "1x64", 60
+        arguments.rounds, arguments.batches, arguments.copies = 1, 5, 3
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return arguments
+
+
+def load(arguments):
+    from keras_tformer import data, text
+
+    if arguments.corpus:
+        documents = data.read_documents(arguments.corpus)
+    else:
+        documents = data.embedded_corpus()
+    documents = list(itertools.islice(documents, arguments.max_documents))
+    if arguments.vocabulary:
+        return documents, text.WordPieceTokenizer(arguments.vocabulary)
+    texts, _ = data.texts_and_labels(documents)
+    return documents, text.WordPieceTokenizer.train(texts, 8000, show_progress=False)
+
+
+def sources(arguments, documents, tokenizer, folder):
+    """Returns `{name: data set}`: each source of batches, endless."""
+    from keras_tformer import data
+
+    size = (arguments.sequence_length, arguments.batch)
+    found = {
+        f"in memory, sentence order, {masking}": data.sentence_order_dataset(
+            documents, tokenizer, *size, masking=masking
+        )
+        for masking in ("whole_word", "ngram", "subword")
+    }
+    found["in memory, next sentence"] = data.next_sentence_dataset(
+        documents, tokenizer, *size
+    )
+    found["records, dynamic masks"] = data.pretraining_records_dataset(
+        f"{folder}/plain", tokenizer, arguments.batch
+    )
+    found["records, fixed masks"] = data.pretraining_records_dataset(
+        f"{folder}/fixed", tokenizer, arguments.batch
+    )
+    return found
+
+
+def measure_write(arguments, documents, tokenizer, folder):
+    from keras_tformer import data
+
+    characters = sum(len(p) for document in documents for p in document.paragraphs)
+    print(f"{len(documents)} documents, {characters / 1e6:.1f} million characters")
+    results = {}
+    tokenizer.encode(["makes the engine"])
+    for name, masking in (("plain", None), ("fixed", "whole_word")):
+        start = time.perf_counter()
+        manifest = data.write_pretraining_records(
+            documents,
+            f"{folder}/{name}",
+            tokenizer,
+            arguments.sequence_length,
+            pair_task="sentence_order",
+            masking=masking,
+            documents_per_shard=max(2, len(documents) // 8),
+        )
+        seconds = time.perf_counter() - start
+        rows = sum(shard["rows"] for shard in manifest["shards"])
+        results[name] = {"rows": rows, "seconds": seconds, "characters": characters}
+        print(
+            f"  written {name:6}{rows / seconds:10.0f} rows/s"
+            f"{characters / 1e6 / seconds:8.2f} MB/s, one process"
+        )
+    return results
+
+
+def seconds_of_batches(iterator, count):
+    start = time.perf_counter()
+    for _ in range(count):
+        next(iterator)
+    return (time.perf_counter() - start) / count
+
+
+def measure_batches(arguments, documents, tokenizer, folder):
+    shape = f"{arguments.batch}x{arguments.sequence_length}"
+    print(f"\nbatches of {shape}, alone on {os.cpu_count()} cores")
+    # Without the prefetched ones that lie ready when a round begins.
+    found = sources(arguments, documents, tokenizer, folder)
+    times = {name: [] for name in found}
+    iterators = {name: iter(dataset) for name, dataset in found.items()}
+    for round_number in range(-1, arguments.rounds):
+        for name, iterator in iterators.items():
+            seconds = seconds_of_batches(iterator, arguments.batches)
+            if round_number >= 0:  # The first one traces and fills buffers.
+                times[name].append(seconds)
+    for name, measured in times.items():
+        rates = sorted(arguments.batch / seconds for seconds in measured)
+        print(
+            f"  {name:40}{statistics.median(rates):10.0f} rows/s"
+            f"  ({rates[0]:.0f} to {rates[-1]:.0f})"
+        )
+    return times
+
+
+def measure_step(arguments, documents, tokenizer, folder):
+    import keras
+
+    from keras_tformer import data, models, training
+
+    num_layers, hidden_dim = map(int, arguments.size.split("x"))
+    encoder = models.bert_encoder(
+        vocabulary_size=tokenizer.vocabulary_size,
+        num_layers=num_layers,
+        num_heads=max(1, hidden_dim // 64),
+        hidden_dim=hidden_dim,
+        intermediate_dim=4 * hidden_dim,
+        max_sequence_length=arguments.sequence_length,
+    )
+    model = models.albert_pretrainer(encoder)
+    model.compile(
+        keras.optimizers.AdamW(1e-4),
+        jit_compile=False,
+        **training.compile_arguments("albert_pretrainer"),
+    )
+    dataset = data.pretraining_records_dataset(
+        f"{folder}/plain", tokenizer, arguments.batch
+    )
+    count = max(3, arguments.batches // 4)
+    live, alone = iter(dataset), iter(dataset)
+    ready = itertools.repeat(next(alone))
+
+    def seconds_of_steps(batches):
+        start = time.perf_counter()
+        for _ in range(count):
+            inputs, targets, weights = next(batches)
+            model.train_on_batch(inputs, targets, weights)
+        return (time.perf_counter() - start) / count
+
+    times = {"step, batch ready": [], "step, batches made": [], "batch alone": []}
+    for round_number in range(-1, arguments.rounds):
+        measured = (
+            seconds_of_steps(ready),
+            seconds_of_steps(live),
+            # Many, for some lay ready while the model trained.
+            seconds_of_batches(alone, 40 * count),
+        )
+        if round_number >= 0:  # The first round traces.
+            for name, seconds in zip(times, measured, strict=True):
+                times[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"\ntraining step, BERT {arguments.size} with both heads")
+    for name, median in medians.items():
+        print(f"  {name:20}{median * 1e3:10.1f} ms")
+    ready, made, alone = medians.values()
+    print(f"  the step takes {made / ready - 1:+.1%} with batches made meanwhile")
+    print(f"  making a batch alone takes {alone / made:.2%} of a step")
+    return times
+
+
+def measure_memory(arguments, documents, tokenizer, folder):
+    from keras_tformer import data
+
+    print("\nresident memory, MB")
+    results = []
+    for copies in (1, max(2, arguments.copies // 3), arguments.copies):
+        target = pathlib.Path(folder) / f"memory{copies}"
+        stream = itertools.chain.from_iterable(itertools.repeat(documents, copies))
+        data.write_pretraining_records(
+            stream,
+            target,
+            tokenizer,
+            arguments.sequence_length,
+            documents_per_shard=max(2, len(documents) // 8),
+        )
+        written = resident_memory()
+        dataset = data.pretraining_records_dataset(
+            target, tokenizer, arguments.batch, num_epochs=1, shuffle_buffer=1000
+        )
+        rows = arguments.batch * sum(1 for _ in dataset)
+        results.append({"copies": copies, "written": written, "rows": rows})
+        results[-1]["read"] = resident_memory()
+        print(
+            f"  corpus x {copies:<4}{rows:9} rows: {written:7.0f} after writing, "
+            f"{results[-1]['read']:7.0f} after reading",
+            flush=True,
+        )
+    return results
+
+
+def resident_memory():
+    """Megabytes of this process that lie in memory now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    main()

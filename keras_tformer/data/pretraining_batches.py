@@ -1,0 +1,191 @@
+"""Batches for pretraining out of documents that fit into memory."""
+
+import numpy as np
+
+from keras_tformer.data.masking import (
+    check_masking,
+    check_share,
+    mask_tokens,
+    maskable_tokens,
+    ordinary_ids,
+)
+from keras_tformer.data.pretraining_rows import flatten_documents, tile_documents
+from keras_tformer.text import pack
+
+
+def pretraining_batches(
+    pair_task,
+    documents,
+    tokenizer,
+    sequence_length,
+    batch_size,
+    max_predictions,
+    mask_share,
+    masking,
+    seed,
+    negative_share,
+    short_sequence_share,
+    num_epochs,
+    first_step,
+):
+    """Makes the batches of `sentence_order_dataset` and `next_sentence_dataset`.
+
+    Args:
+        pair_task: `"sentence_order"` or `"next_sentence"`.
+        negative_share: float. Share of the rows with label 1: swapped, or with a
+            second segment from another document.
+        documents, tokenizer, sequence_length, batch_size, max_predictions, mask_share,
+            masking, seed, short_sequence_share, num_epochs, first_step: as there.
+
+    Returns:
+        A `tf.data.Dataset`, see there.
+
+    Raises:
+        ValueError: see there.
+    """
+    import tensorflow as tf
+
+    check_share("short_sequence_share", short_sequence_share)
+    max_predictions = check_masking(
+        sequence_length, max_predictions, mask_share, masking
+    )
+    room = sequence_length - 3
+    starts_word = tokenizer.starts_word
+    ids, words, sentences, document_ends = flatten_documents(
+        documents, tokenizer, starts_word
+    )
+    starts, ends = tile_documents(words, sentences, document_ends, room)
+    num_rows = len(starts)
+    if num_rows == 0 or (num_epochs is not None and num_rows * num_epochs < batch_size):
+        raise ValueError(
+            f"The documents hold {num_rows} rows of {sequence_length} tokens, fewer "
+            f"than one batch of {batch_size}; give more text or a smaller batch_size."
+        )
+    # Documents without a word are nobody's neighbour.
+    document_ends = np.unique(np.append(0, document_ends)).astype("int32")[1:]
+    if pair_task == "next_sentence" and len(document_ends) < 2:
+        raise ValueError(
+            "There is one document; expected at least two, so that a segment can come "
+            "from another one. Give more text, or use sentence_order_dataset."
+        )
+    with tf.init_scope():
+        ids, words, sentences = map(tf.constant, (ids, words, sentences))
+        starts, ends = tf.constant(starts), tf.constant(ends)  # (rows,)
+        starts_word = tf.constant(starts_word)  # (V,)
+        replacements = tf.constant(ordinary_ids(tokenizer))
+        document_ends = tf.constant(document_ends)  # (documents,)
+
+    def other_segment(start, split, end, below):
+        """A segment of another document, where it can as long as the right one."""
+        number = tf.searchsorted(document_ends, start, side="right")  # (B,)
+        num_documents = len(document_ends)
+        other = (number + 1 + below(15, tf.fill([batch_size], num_documents - 1))) % (
+            num_documents
+        )
+        other_start = tf.where(
+            other > 0, tf.gather(document_ends, tf.maximum(other - 1, 0)), 0
+        )
+        other_end = tf.gather(document_ends, other)
+        # From a random sentence to the last word that fits.
+        lowest = tf.searchsorted(sentences, other_start, side="left")
+        highest = tf.searchsorted(sentences, other_end, side="left")
+        begin = tf.gather(sentences, lowest + below(16, highest - lowest))
+        length = tf.gather(words, end) - tf.gather(words, split)
+        begin_position = tf.gather(words, begin)
+        limit = tf.minimum(begin_position + length, tf.gather(words, other_end))
+        last = tf.gather(words, tf.searchsorted(words, limit, side="right") - 1)
+        # A word that is longer than the segment is cut.
+        return begin_position, tf.where(last > begin_position, last, limit)
+
+    def make_batch(step):
+        def uniform(number, *shape):
+            """Random numbers that depend on seed, step and `number` alone."""
+            key = tf.random.experimental.stateless_fold_in([seed, number], step)
+            return tf.random.stateless_uniform(shape, key)
+
+        def below(number, limit):
+            """Random whole numbers from 0 to `limit - 1`, `(B,)`."""
+            drawn = uniform(number, batch_size) * tf.cast(limit, tf.float32)
+            return tf.minimum(tf.cast(drawn, tf.int32), limit - 1)
+
+        # Which rows: every epoch has its own order.
+        row = step * batch_size + tf.range(batch_size, dtype=tf.int64)  # (B,)
+        epoch, place = row // num_rows, row % num_rows
+        order_seed = tf.stack([0 * epoch + seed, epoch, 0 * epoch], axis=1)  # (B, 3)
+        # The wrapper in tf.random.experimental takes no seed per index.
+        index = tf.raw_ops.RandomIndexShuffle(
+            index=place,
+            seed=tf.cast(order_seed, tf.int32),
+            max_index=tf.constant(num_rows - 1, tf.int64),
+            rounds=4,
+        )
+
+        # From which word to which, and where the second segment begins: at a
+        # sentence where the row holds one, else at any word.
+        start, end = tf.gather(starts, index), tf.gather(ends, index)
+        short = uniform(10, batch_size) < short_sequence_share
+        end = tf.where(short, start + 2 + below(11, end - start - 1), end)
+        lowest = tf.searchsorted(sentences, start, side="right")
+        highest = tf.searchsorted(sentences, end, side="left")
+        sentence = lowest + below(12, tf.maximum(highest - lowest, 1))
+        sentence = tf.gather(sentences, tf.minimum(sentence, len(sentences) - 1))
+        split = tf.where(
+            highest > lowest, sentence, start + 1 + below(13, end - start - 1)
+        )
+        negative = uniform(14, batch_size) < negative_share
+        if pair_task == "sentence_order":
+            start, split, end = (tf.gather(words, r) for r in (start, split, end))
+            first_from, first_to = _either(tf, negative, split, end, start, split)
+            second_from, second_to = _either(tf, negative, start, split, split, end)
+        else:
+            other_from, other_to = other_segment(start, split, end, below)
+            first_from, first_to = tf.gather(words, start), tf.gather(words, split)
+            second_from, second_to = _either(
+                tf, negative, other_from, other_to, first_to, tf.gather(words, end)
+            )
+        packed = pack(
+            tf.gather(ids, tf.ragged.range(first_from, first_to)),
+            tf.gather(ids, tf.ragged.range(second_from, second_to)),
+            sequence_length=sequence_length,
+            start_id=tokenizer.start_id,
+            end_id=tokenizer.end_id,
+            padding_id=tokenizer.padding_id,
+        )
+        packed = {
+            name: tf.ensure_shape(value, (batch_size, sequence_length))
+            for name, value in packed.items()
+        }
+        token_ids = packed["token_ids"]
+        masked_ids, positions, hidden_ids, weights = mask_tokens(
+            token_ids,
+            maskable_tokens(packed, tokenizer),
+            tf.gather(starts_word, token_ids),
+            tokenizer.mask_id,
+            replacements,
+            max_predictions,
+            mask_share,
+            masking,
+            uniform,
+        )
+        inputs = {**packed, "token_ids": masked_ids, "mask_positions": positions}
+        targets = {
+            "masked_lm": hidden_ids,
+            pair_task: tf.cast(negative, tf.int32),
+        }
+        sample_weights = {
+            "masked_lm": weights,
+            pair_task: tf.ones([batch_size]),
+        }
+        return inputs, targets, sample_weights
+
+    last_step = np.iinfo("int64").max
+    if num_epochs is not None:
+        last_step = num_rows * num_epochs // batch_size
+    dataset = tf.data.Dataset.range(first_step, last_step)
+    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _either(tf, condition, a, b, c, d):
+    """The pair `a, b` where the condition holds, else the pair `c, d`."""
+    return tf.where(condition, a, c), tf.where(condition, b, d)

@@ -1,0 +1,195 @@
+"""Batches out of pretraining records, masked while they are read."""
+
+import pathlib
+
+import numpy as np
+
+from keras_tformer.data.masking import (
+    check_masking,
+    mask_tokens,
+    maskable_tokens,
+    ordinary_ids,
+    row_uniform,
+)
+from keras_tformer.data.record_manifest import (
+    check_shard,
+    read_manifest,
+    vocabulary_checksum,
+)
+from keras_tformer.data.text_lines import bad_line
+from keras_tformer.text import pack
+
+
+def pretraining_records_dataset(
+    folder,
+    tokenizer,
+    batch_size,
+    max_predictions=None,
+    mask_share=0.15,
+    masking="whole_word",
+    seed=0,
+    shuffle_buffer=10_000,
+    num_epochs=None,
+    worker_index=0,
+    num_workers=1,
+    first_step=0,
+    verify_checksums=False,
+    skipped=None,
+):
+    """Reads what `write_pretraining_records` wrote, as batches for a pretrainer.
+
+    Every epoch goes over the shards in another order, reads several side by side, and
+    shuffles rows in a buffer. Unless the records hold fixed masks, every row gets other
+    masks in every epoch. All choices depend on the seed, the epoch and the row alone:
+    the same seed gives the same batches on any number of threads, and a row the same
+    masks on whichever worker. All batches are full, across epochs.
+
+    Args:
+        folder: path of the records.
+        tokenizer: the tokenizer that they were made with.
+        batch_size: int. Rows `B` of a batch.
+        max_predictions, mask_share, masking: see `sentence_order_dataset`. Left aside
+            where the records hold fixed masks.
+        seed: int.
+        shuffle_buffer: int. Rows to draw the next one from; 1 keeps the order.
+        num_epochs: int, or None to repeat without end.
+        worker_index: int. Which of the workers this is, from 0.
+        num_workers: int. Every worker reads its own shards: worker w takes every
+            `num_workers`-th one from the w-th on.
+        first_step: int. Number of batches to skip (they are read, at the speed of the
+            input).
+        verify_checksums: bool. Read every shard of this worker first and compare its
+            checksum. Sizes are always compared.
+        skipped: None, or a `collections.Counter`. With a counter, damaged shards are
+            left out and counted there.
+
+    Returns:
+        A `tf.data.Dataset` as of `sentence_order_dataset`, with `"sentence_order"` or
+        `"next_sentence"` beside `"masked_lm"`, as the records were made.
+
+    Raises:
+        ValueError: naming the file, if records are missing or damaged, not complete,
+            or were made with another vocabulary; or if there are fewer shards than
+            workers.
+    """
+    import tensorflow as tf
+
+    folder = pathlib.Path(folder)
+    manifest = read_manifest(folder)
+    settings = manifest["settings"]
+    if not manifest["complete"]:
+        raise ValueError(
+            f"{folder} is not complete; run write_pretraining_records again, it goes "
+            "on where it stopped."
+        )
+    if settings["vocabulary_sha256"] != vocabulary_checksum(tokenizer):
+        raise ValueError(
+            f"{folder} was written with another vocabulary; give the tokenizer that it "
+            "was made with."
+        )
+    sequence_length, pair_task = settings["sequence_length"], settings["pair_task"]
+    fixed_masks = settings["masking"] is not None
+    if fixed_masks:
+        max_predictions = settings["max_predictions"]
+    max_predictions = check_masking(
+        sequence_length, max_predictions, mask_share, masking
+    )
+    if not 0 <= worker_index < num_workers or len(manifest["shards"]) < num_workers:
+        raise ValueError(
+            f"worker_index is {worker_index} of {num_workers} workers, with "
+            f"{len(manifest['shards'])} shards; expected 0 <= worker_index < "
+            "num_workers, and at least one shard for each. Lower documents_per_shard "
+            "when writing."
+        )
+    files, num_rows = [], 0
+    for shard in manifest["shards"][worker_index::num_workers]:
+        wrong = check_shard(folder, shard, verify_checksums)
+        if wrong is None:
+            files.append(str(folder / shard["file"]))
+            num_rows += shard["rows"]
+        else:
+            bad_line(skipped, "damaged shard", wrong)
+    if num_rows == 0 or (num_epochs is not None and num_rows * num_epochs < batch_size):
+        raise ValueError(
+            f"{folder} holds {num_rows} rows for this worker, fewer than one batch of "
+            f"{batch_size}; give more text or a smaller batch_size."
+        )
+    with tf.init_scope():
+        starts_word = tf.constant(tokenizer.starts_word)  # (V,)
+        replacements = tf.constant(ordinary_ids(tokenizer))
+        files = tf.constant(files)
+    features = {
+        name: tf.io.RaggedFeature(tf.int64)
+        for name in ("first", "second", "mask_positions", "masked_lm")
+        if fixed_masks or name in ("first", "second")
+    }
+    features["label"] = tf.io.FixedLenFeature([], tf.int64)
+    features["index"] = tf.io.FixedLenFeature([], tf.int64)
+
+    def one_epoch(epoch):
+        order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(files, order_seed)
+        rows = tf.data.Dataset.from_tensor_slices(order).interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=min(16, len(files)),
+            block_length=16,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        if shuffle_buffer > 1:
+            # Seeds 0 and 0 would mean: another order every time.
+            rows = rows.shuffle(
+                shuffle_buffer, seed=seed + 1 + epoch, reshuffle_each_iteration=False
+            )
+        return rows.map(lambda row: (row, epoch))
+
+    def make_batch(serialized, epochs):
+        rows = tf.io.parse_example(serialized, features)
+        packed = pack(
+            tf.cast(rows["first"], tf.int32),
+            tf.cast(rows["second"], tf.int32),
+            sequence_length=sequence_length,
+            start_id=tokenizer.start_id,
+            end_id=tokenizer.end_id,
+            padding_id=tokenizer.padding_id,
+        )
+        shape = (batch_size, sequence_length)
+        packed = {k: tf.ensure_shape(value, shape) for k, value in packed.items()}
+        if fixed_masks:
+            token_ids = packed["token_ids"]
+            positions, hidden_ids = (
+                tf.cast(
+                    rows[k].to_tensor(0, shape=(batch_size, max_predictions)), tf.int32
+                )
+                for k in ("mask_positions", "masked_lm")
+            )
+            counts = tf.cast(rows["masked_lm"].row_lengths(), tf.int32)
+            weights = tf.sequence_mask(counts, max_predictions, tf.float32)
+        else:
+            token_ids, positions, hidden_ids, weights = mask_tokens(
+                packed["token_ids"],
+                maskable_tokens(packed, tokenizer),
+                tf.gather(starts_word, packed["token_ids"]),
+                tokenizer.mask_id,
+                replacements,
+                max_predictions,
+                mask_share,
+                masking,
+                row_uniform(seed, rows["index"], epochs),
+            )
+        inputs = {**packed, "token_ids": token_ids, "mask_positions": positions}
+        labels = tf.ensure_shape(tf.cast(rows["label"], tf.int32), (batch_size,))
+        return (
+            inputs,
+            {"masked_lm": hidden_ids, pair_task: labels},
+            {"masked_lm": weights, pair_task: tf.ones([batch_size])},
+        )
+
+    last_epoch = np.iinfo("int64").max if num_epochs is None else num_epochs
+    dataset = tf.data.Dataset.range(last_epoch).flat_map(one_epoch)
+    dataset = dataset.batch(batch_size, drop_remainder=True).skip(first_step)
+    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    if num_epochs is not None:
+        num_batches = max(0, num_rows * num_epochs // batch_size - first_step)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    return dataset.prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,79 @@
+"""Where sentences end, and how a corpus is cut into rows."""
+
+import re
+
+import numpy as np
+
+# Where a sentence ends and another one begins; no more than a good guess is needed.
+_SENTENCE_BREAK = re.compile(
+    r"""(?:(?<=[.!?])|(?<=[.!?]["')\]]))\s+(?=["'(\[]*[A-Z0-9])"""
+)
+
+
+def split_sentences(paragraphs):
+    """Cuts paragraphs into sentences, by their punctuation.
+
+    Example:
+        >>> split_sentences(["One is 1.5 long. Two?", "Three"])
+        ['One is 1.5 long.', 'Two?', 'Three']
+    """
+    return [s for p in paragraphs for s in _SENTENCE_BREAK.split(p) if s]
+
+
+def flatten_documents(documents, tokenizer, starts_word):
+    """Lays the whole corpus out as one row of ids.
+
+    Returns:
+        Four int32 arrays: the ids; the position of every word and, at the end, of
+        the end; the number of the word that begins each sentence; the number of
+        the word after each document.
+    """
+    texts, sentences_of = [], []
+    for document in documents:
+        paragraphs = getattr(document, "paragraphs", document)
+        found = split_sentences(paragraphs)
+        texts += found
+        sentences_of.append(len(found))
+    encoded = tokenizer.encode(texts)
+    lengths = np.fromiter(map(len, encoded), "int64", len(encoded))
+    total = int(lengths.sum())
+    ids = np.fromiter((i for row in encoded for i in row), "int32", total)
+    sentence_ends = np.cumsum(lengths)
+    is_word = starts_word[ids] if total else np.zeros(0, bool)
+    # The first piece of a sentence begins a word, whatever it looks like.
+    is_word[(sentence_ends - lengths)[lengths > 0]] = True
+    words = np.append(np.flatnonzero(is_word), total)
+    sentences = np.searchsorted(words, (sentence_ends - lengths)[lengths > 0])
+    document_ends = np.append(0, sentence_ends)[np.cumsum(sentences_of)]
+    document_ends = np.searchsorted(words, document_ends)
+    return ids, *(a.astype("int32") for a in (words, sentences, document_ends))
+
+
+def tile_documents(words, sentences, document_ends, room):
+    """Tiles every document with rows of at most `room` ids.
+
+    A row is filled to the last word that fits; the next one begins at the last
+    sentence that begins in it, so that rows begin with sentences.
+
+    Returns:
+        Two int32 arrays: the first word of every row and the word after its last.
+    """
+    starts, ends = [], []
+    document_start = 0
+    for document_end in document_ends.tolist():
+        start = document_start
+        while start < document_end:
+            fits = np.searchsorted(words, words[start] + room, side="right") - 1
+            end = min(int(fits), document_end)
+            if end - start >= 2:  # two segments of at least one word each
+                starts.append(start)
+                ends.append(end)
+            if end == document_end:
+                break
+            sentence = np.searchsorted(sentences, end, side="right") - 1
+            sentence = int(sentences[sentence])
+            # A sentence longer than the row goes on where the row ended; a word
+            # longer than the row is left out.
+            start = sentence if sentence > start else max(end, start + 1)
+        document_start = document_end
+    return np.array(starts, "int32"), np.array(ends, "int32")

@@ -1,0 +1,217 @@
+"""Pairs of segments for pretraining, cut as BERT and ALBERT cut them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_tformer.data.masking import check_share
+from keras_tformer.data.pretraining_rows import split_sentences
+
+PAIR_TASKS = ("next_sentence", "sentence_order")
+
+
+class SegmentPair(NamedTuple):
+    """Two segments of text as ids, without special tokens.
+
+    Attributes:
+        first: list of ints.
+        second: list of ints.
+        label: int, 0 where the second segment follows the first; 1 where it comes
+            from another document (next sentence) or both were swapped (sentence
+            order).
+    """
+
+    first: list
+    second: list
+    label: int
+
+
+def segment_pairs(
+    documents,
+    tokenizer,
+    sequence_length,
+    pair_task="next_sentence",
+    negative_share=0.5,
+    short_sequence_share=0.1,
+    seed=0,
+    duplicate=0,
+):
+    """Cuts documents into pairs of segments that fill a row together.
+
+    Sentences are gathered until the next one would not fit, and cut at a random one
+    into two segments. For `"next_sentence"`, `negative_share` of the pairs get another
+    document's text as second segment, and the sentences that it replaced begin the
+    next pair. For `"sentence_order"`, `negative_share` of the pairs are swapped.
+    Devlin et al. 2018 (arXiv 1810.04805), appendix A.2; Lan et al. 2019 (arXiv
+    1909.11942), section 3.1.
+
+    Every token stands in just one pair (in other documents' second segments besides).
+    BERT's own preparation cuts off what does not fit, and makes every sentence that
+    is left alone a negative; here a sentence longer than half a row is cut into
+    pieces, and one that is left alone is cut in two. Only a document of one word, which
+    has no order, is left out for `"sentence_order"` (and the last of three words that
+    are each about a third of a row long).
+
+    Args:
+        documents: list of `Document`, or of lists of paragraphs.
+        tokenizer: `WordPieceTokenizer` or `SentencePieceTokenizer`.
+        sequence_length: int. Length `T` of a row with its three special tokens.
+        pair_task: `"next_sentence"` or `"sentence_order"`.
+        negative_share: float. Share of the pairs with label 1.
+        short_sequence_share: float. Share of the pairs with a random shorter length.
+        seed: int, 0 or more. Seed of every random choice.
+        duplicate: int. Number of the pass over the documents: another one cuts them
+            otherwise.
+
+    Yields:
+        `SegmentPair`s, in the order of the documents. A pair depends on `seed`,
+        `duplicate` and the documents alone.
+
+    Raises:
+        ValueError: if an argument is out of range, or if there is only one document
+            to take next sentences from.
+
+    Example:
+        >>> from keras_tformer.text import WordPieceTokenizer
+        >>> names = "[PAD] [UNK] [CLS] [SEP] [MASK] a b . c".split()
+        >>> pairs = segment_pairs(
+        ...     [["A b. C.", "B c."]], WordPieceTokenizer(names), 13, "sentence_order",
+        ...     negative_share=0.0, short_sequence_share=0.0,
+        ... )
+        >>> [pair.first + pair.second for pair in pairs]
+        [[5, 6, 7, 8, 7, 6, 8, 7]]
+    """
+    check_share("negative_share", negative_share)
+    check_share("short_sequence_share", short_sequence_share)
+    if pair_task not in PAIR_TASKS:
+        raise ValueError(
+            f"pair_task is {pair_task!r}; expected one of {', '.join(PAIR_TASKS)}."
+        )
+    room = sequence_length - 3
+    if room < 2:
+        raise ValueError(
+            f"sequence_length is {sequence_length}; expected at least 5, room for "
+            "three special tokens and two segments."
+        )
+    corpus = _encoded(documents, tokenizer, room // 2)
+    filled = [number for number, pieces in enumerate(corpus) if pieces]
+    random_second = pair_task == "next_sentence"
+    if random_second and len(filled) < 2:
+        raise ValueError(
+            f"There are {len(filled)} documents with text; expected at least two, so "
+            'that a segment can come from another one. Use pair_task="sentence_order".'
+        )
+    for place, number in enumerate(filled):
+        draw = np.random.default_rng([seed, duplicate, number])
+        pieces, index = corpus[number], 0
+        while index < len(pieces):
+            target = room
+            if draw.random() < short_sequence_share:
+                target = int(draw.integers(2, room + 1))
+            chunk, length = [pieces[index]], len(pieces[index][0])
+            while (
+                index + len(chunk) < len(pieces)
+                and length + len(pieces[index + len(chunk)][0]) <= target
+            ):
+                chunk.append(pieces[index + len(chunk)])
+                length += len(chunk[-1][0])
+            negative = bool(draw.random() < negative_share)
+            if not (random_second and negative):
+                _with_company(
+                    chunk, pieces[index : index + len(chunk) + 2], length, room
+                )
+            used = len(chunk)
+            if len(chunk) == 1 and not (random_second and negative):
+                chunk = _halves(chunk[0], draw)
+            if len(chunk) == 1 and not random_second:
+                index += used  # one word alone has no order
+                continue
+            end = int(draw.integers(1, len(chunk))) if len(chunk) > 1 else 1
+            first, second = _joined(chunk[:end]), _joined(chunk[end:])
+            if random_second and (negative or not second):
+                other = int(draw.integers(len(filled) - 1))
+                other = filled[other + (other >= place)]
+                size = max(target, len(first) + 1) - len(first)
+                second = _cut(corpus[other], size, draw)
+                used = min(used, end)
+                negative = True
+            if pair_task == "sentence_order" and negative:
+                first, second = second, first
+            index += used
+            yield SegmentPair(first, second, int(negative))
+
+
+def _encoded(documents, tokenizer, longest):
+    """Turns documents into lists of pieces `(ids, starts of words)`."""
+    texts, counts = [], []
+    for document in documents:
+        found = split_sentences(getattr(document, "paragraphs", document))
+        texts += found
+        counts.append(len(found))
+    encoded = iter(tokenizer.encode(texts))
+    starts_word = tokenizer.starts_word
+    corpus = []
+    for count in counts:
+        pieces = []
+        for _, ids in zip(range(count), encoded, strict=False):
+            if not ids:
+                continue
+            starts = [0, *np.flatnonzero(starts_word[ids[1:]] + 0).tolist()]
+            starts[1:] = [start + 1 for start in starts[1:]]
+            pieces += _pieces(ids, starts, longest)
+        corpus.append(pieces)
+    return corpus
+
+
+def _pieces(ids, starts, longest):
+    """Cuts a sentence at words so that no piece is longer than `longest`."""
+    pieces = []
+    while len(ids) > longest:
+        end = next((start for start in reversed(starts) if start <= longest), 0)
+        end = end or longest  # a word longer than that is cut
+        pieces.append((ids[:end], [start for start in starts if start < end]))
+        ids = ids[end:]
+        starts = [start - end for start in starts if start >= end]
+        starts = starts if starts and starts[0] == 0 else [0, *starts]
+    return [*pieces, (ids, starts)]
+
+
+def _with_company(chunk, pieces, length, room):
+    """Lets no single word stand alone, here or at the end of the document."""
+    rest = pieces[len(chunk) :]
+    if len(rest) == 1 and len(rest[0][1]) == 1:
+        if length + len(rest[0][0]) <= room:
+            chunk.append(rest[0])
+        elif len(chunk) > 1:
+            chunk.pop()
+    rest = pieces[len(chunk) :]
+    if len(chunk) == 1 and len(chunk[0][1]) == 1 and rest:
+        chunk.append(rest[0])
+
+
+def _halves(piece, draw):
+    """Cuts one piece in two at a random word, or returns it where it is one word."""
+    ids, starts = piece
+    if len(starts) < 2:
+        return [piece]
+    cut = starts[int(draw.integers(1, len(starts)))]
+    return [(ids[:cut], None), (ids[cut:], None)]
+
+
+def _cut(pieces, size, draw):
+    """Takes `size` ids from a random piece on, to the last word that fits."""
+    ids = []
+    for piece, starts in pieces[int(draw.integers(len(pieces))) :]:
+        room = size - len(ids)
+        if len(piece) > room:
+            end = max((start for start in starts if start <= room), default=0)
+            ids += piece[: end or (0 if ids else room)]
+            break
+        ids += piece
+        if len(ids) == size:
+            break
+    return ids
+
+
+def _joined(chunk):
+    return [i for ids, _ in chunk for i in ids]
