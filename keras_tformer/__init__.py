@@ -6,6 +6,7 @@ Text, TF-MOT, KerasHub, safetensors) is imported by the function that needs it.
 """
 
 from keras_tformer import (
+    checkpoints,  # published weights <-> our models
     compress,  # Model -> smaller Model
     data,  # ids -> tf.data batches
     distribute,  # which devices
@@ -19,6 +20,7 @@ from keras_tformer import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "checkpoints",
     "compress",
     "data",
     "distribute",

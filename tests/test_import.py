@@ -54,7 +54,8 @@ def test_import_loads_nothing_heavy_and_changes_no_environment():
     # Keras itself imports matplotlib where it is installed; we add nothing to that.
     assert "matplotlib" not in report["added"]
     assert report["legacy"] is None
-    for room in ("layers models text data training distribute compress export").split():
+    rooms = "layers models checkpoints text data training distribute compress export"
+    for room in rooms.split():
         assert room in report["rooms"]
 
 

@@ -24,6 +24,7 @@ class EmbeddingSum(keras.layers.Layer):
         dropout: float in [0, 1), share of values dropped in training.
         layer_norm_epsilon: float added to the variance.
         kernel_initializer: initializer of the tables and the projection.
+        position_offset: int, see `offset` of `PositionEmbedding`.
 
     Call arguments:
         inputs: `(B, T, E)` token vectors.
@@ -51,6 +52,7 @@ class EmbeddingSum(keras.layers.Layer):
         dropout=0.0,
         layer_norm_epsilon=1e-12,
         kernel_initializer="glorot_uniform",
+        position_offset=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -59,6 +61,7 @@ class EmbeddingSum(keras.layers.Layer):
         self.hidden_dim = hidden_dim
         self.max_sequence_length = max_sequence_length
         self.num_segments = num_segments
+        self.position_offset = position_offset
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -68,6 +71,7 @@ class EmbeddingSum(keras.layers.Layer):
         self.position_embedding = PositionEmbedding(
             self.max_sequence_length,
             embeddings_initializer=fresh_initializer(self.kernel_initializer),
+            offset=self.position_offset,
             dtype=self.dtype_policy,
             name="position_embedding",
         )
@@ -127,4 +131,5 @@ class EmbeddingSum(keras.layers.Layer):
             "dropout": self.dropout,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "position_offset": self.position_offset,
         }

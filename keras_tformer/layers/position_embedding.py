@@ -16,6 +16,8 @@ class PositionEmbedding(keras.layers.Layer):
     Args:
         max_sequence_length: int, number of positions that have a vector.
         embeddings_initializer: initializer of the table.
+        offset: int, rows of the table before that of the first position, which no
+            input occupies (RoBERTa: the padding's row and what is before it).
 
     Call arguments:
         inputs: `(B, T, E)` tensor; only its length and width matter.
@@ -26,7 +28,8 @@ class PositionEmbedding(keras.layers.Layer):
         `(1, T, E)` tensor, to be added to the inputs.
 
     Raises:
-        ValueError: if the input reaches beyond `max_sequence_length`.
+        ValueError: if the input reaches beyond `max_sequence_length`, or `offset` is
+            negative.
 
     Example:
         >>> layer = PositionEmbedding(max_sequence_length=7)
@@ -34,19 +37,28 @@ class PositionEmbedding(keras.layers.Layer):
         (1, 3, 5)
     """
 
-    def __init__(self, max_sequence_length, embeddings_initializer="uniform", **kwargs):
+    def __init__(
+        self, max_sequence_length, embeddings_initializer="uniform", offset=0, **kwargs
+    ):
         super().__init__(**kwargs)
         require_positive(
             "PositionEmbedding", "max_sequence_length", max_sequence_length
         )
+        if not isinstance(offset, int) or offset < 0:
+            raise ValueError(
+                "`PositionEmbedding` received an invalid value for argument `offset`. "
+                f"Expected 0 or a positive integer. Received: offset={offset!r}. Pass "
+                "0, unless the table was made with rows before the first position."
+            )
         self.max_sequence_length = max_sequence_length
+        self.offset = offset
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
     def build(self, inputs_shape):
         self._refuse_long_inputs(inputs_shape[1])
         self.embeddings = self.add_weight(
             name="embeddings",
-            shape=(self.max_sequence_length, inputs_shape[-1]),
+            shape=(self.offset + self.max_sequence_length, inputs_shape[-1]),
             initializer=fresh_initializer(self.embeddings_initializer),
         )
         self.built = True
@@ -55,7 +67,8 @@ class PositionEmbedding(keras.layers.Layer):
         self._refuse_long_inputs(inputs.shape[1], start_index)
         length, width = ops.shape(inputs)[1], inputs.shape[-1]
         table = ops.convert_to_tensor(self.embeddings)
-        rows = ops.slice(table, (start_index, 0), (length, width))  # (T, E)
+        start = start_index + self.offset if self.offset else start_index
+        rows = ops.slice(table, (start, 0), (length, width))  # (T, E)
         return ops.expand_dims(rows, 0)  # (1, T, E)
 
     def compute_output_spec(self, inputs, start_index=0):
@@ -69,6 +82,7 @@ class PositionEmbedding(keras.layers.Layer):
             "embeddings_initializer": keras.initializers.serialize(
                 self.embeddings_initializer
             ),
+            "offset": self.offset,
         }
 
     def _refuse_long_inputs(self, length, start_index=0):

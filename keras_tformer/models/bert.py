@@ -58,7 +58,10 @@ def bert_encoder(
     intermediate_dim,
     max_sequence_length=512,
     num_segments=2,
+    embedding_dim=None,
+    position_offset=0,
     activation="gelu",
+    pooler_activation="tanh",
     dropout=0.1,
     attention_dropout=0.1,
     layer_norm_epsilon=1e-12,
@@ -83,8 +86,13 @@ def bert_encoder(
         intermediate_dim: int, inner width F of the feed-forward networks.
         max_sequence_length: int, number of learned positions.
         num_segments: int, or None for a model without segment ids.
+        embedding_dim: int, width E of the token table where it is narrower than D and
+            a projection follows (ELECTRA); D where it is None.
+        position_offset: int, see `offset` of `PositionEmbedding` (RoBERTa: 2).
         activation: name of the feed-forward activation, `"gelu"` (exact) or
             `"gelu_tanh"` as in Google's later code, or any other of Keras.
+        pooler_activation: name of the pooler's activation (`"relu"` in DistilBERT's
+            classifier, `"gelu"` in ELECTRA's).
         dropout: float in [0, 1), after embeddings, attention and feed-forward.
         attention_dropout: float in [0, 1), share of attention weights dropped.
         layer_norm_epsilon: float added to variances.
@@ -123,7 +131,7 @@ def bert_encoder(
     # === Layers ===
     token_embedding = TokenEmbedding(
         vocabulary_size,
-        hidden_dim,
+        hidden_dim if embedding_dim is None else embedding_dim,
         embeddings_initializer=initializer,
         dtype=dtype,
         name="token_embedding",
@@ -135,6 +143,7 @@ def bert_encoder(
         dropout=dropout,
         layer_norm_epsilon=layer_norm_epsilon,
         kernel_initializer=initializer,
+        position_offset=position_offset,
         dtype=dtype,
         name="embeddings",
     )
@@ -154,7 +163,11 @@ def bert_encoder(
         for index in range(num_layers)
     ]
     pooler = Pooler(
-        hidden_dim, kernel_initializer=initializer, dtype=dtype, name="pooler"
+        hidden_dim,
+        activation=pooler_activation,
+        kernel_initializer=initializer,
+        dtype=dtype,
+        name="pooler",
     )
 
     # === Functional model ===

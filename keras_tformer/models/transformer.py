@@ -13,6 +13,7 @@ from keras_tformer.layers import (
     TransformerEncoder,
 )
 from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.vocabulary_bias import VocabularyBias
 
 # Vaswani et al. 2017, table 3 (base, big); "small" trains on a CPU. With the "about
 # 37000 tokens" of section 5.1 and one shared table, base has 63,045,632 weights and big
@@ -60,6 +61,7 @@ def transformer(
     layer_norm_epsilon=1e-6,
     normalize_first=False,
     use_attention_bias=False,
+    use_output_bias=False,
     mask_value=-30.0,
     encoder_sequence_length=None,
     decoder_sequence_length=None,
@@ -93,6 +95,8 @@ def transformer(
         normalize_first: bool, whether normalization comes before each part; the
             encoder and decoder then end in one more.
         use_attention_bias: bool, whether attention's projections add a bias.
+        use_output_bias: bool, whether every token of the target has a learned offset
+            that is added to its logit, in a layer `"output_bias"` (Marian).
         mask_value: negative float, see `DotProductAttention`.
         encoder_sequence_length, decoder_sequence_length: int to fix the lengths S and
             T of the inputs, or None.
@@ -233,6 +237,8 @@ def transformer(
     if normalize_first:
         x = LayerNormalization(layer_norm_epsilon, dtype=dtype, name="decoder_norm")(x)
     logits = target_embedding(x, reverse=True)  # (B, T, V)
+    if use_output_bias:
+        logits = VocabularyBias(dtype=dtype, name="output_bias")(logits)
 
     outputs = {"logits": logits}
     if return_hidden_states:

@@ -130,6 +130,22 @@ def test_position_embedding_refuses_positions_that_it_has_not():
         PositionEmbedding(0)
 
 
+def test_positions_may_begin_below_the_first_row():
+    layer = PositionEmbedding(7, offset=3)
+    x = np.zeros((2, 5, 4), "float32")
+    found = ops.convert_to_numpy(layer(x))
+    table = ops.convert_to_numpy(layer.embeddings)
+    assert table.shape == (10, 4)
+    np.testing.assert_array_equal(found, table[None, 3:8])
+    np.testing.assert_array_equal(layer(x[:, :2], start_index=5), table[None, 8:])
+    again = PositionEmbedding.from_config(layer.get_config())
+    assert again.offset == 3
+    with pytest.raises(ValueError, match="8"):
+        layer(np.zeros((2, 8, 4), "float32"))
+    with pytest.raises(ValueError, match="offset=-1"):
+        PositionEmbedding(7, offset=-1)
+
+
 def test_segment_embedding_is_a_lookup():
     layer = SegmentEmbedding(3, D)
     ids = np.array([[0, 2, 1], [1, 1, 0]])

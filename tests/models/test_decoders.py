@@ -72,6 +72,15 @@ def test_transformer_logits_come_from_the_target_table():
     np.testing.assert_allclose(outputs["logits"], states @ table.T, atol=1e-4)
 
 
+def test_transformer_with_a_bias_for_every_token():
+    model = transformer(**SIZES, use_output_bias=True)
+    before = ops.convert_to_numpy(model(pair()))
+    bias = np.arange(V, dtype="float32")
+    model.get_layer("output_bias").bias.assign(bias)
+    after = ops.convert_to_numpy(model(pair()))
+    np.testing.assert_allclose(after, before + bias, atol=1e-5)
+
+
 def test_transformer_of_sines_has_no_longest_text():
     model = transformer(**SIZES)
     assert tuple(model(pair(29, 37)).shape) == (B, 37, V)

@@ -155,3 +155,16 @@ def test_the_dtype_reaches_every_layer(build):
         if not isinstance(x, keras.layers.InputLayer)
     }
     assert policies == {"mixed_bfloat16"}
+
+
+def test_what_relatives_of_bert_need():
+    """A narrow token table, rows before the first position, another pooler."""
+    model = bert_encoder(
+        **SIZES, embedding_dim=5, position_offset=2, pooler_activation="relu"
+    )
+    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
+    assert shapes["token_embedding/embeddings"] == (V, 5)
+    assert shapes["embeddings/projection/kernel"] == (5, D)
+    assert shapes["embeddings/position_embedding/embeddings"] == (13, 5)
+    pooled = ops.convert_to_numpy(model(inputs(11))["pooled_output"])
+    assert pooled.min() == 0 < pooled.max()
