@@ -5,6 +5,8 @@ import time
 
 import keras
 
+BAR_WIDTH = 20
+
 
 class RichProgress(keras.callbacks.Callback):
     """Shows one line for a whole `fit`: a bar, the step, the time to go and the logs.
@@ -111,6 +113,9 @@ class RichProgress(keras.callbacks.Callback):
             return
         total = self._steps and self.params["epochs"] * self._steps
         done = self._epoch * (self._steps or 0) + self._step
+        # A narrow terminal loses the end of the logs; rich would drop the bar.
+        room = self._bar.console.width - len(self.title) - BAR_WIDTH - 3
+        text = text if len(text) <= room else text[: max(0, room - 1)] + "…"
         self._bar.update(0, total=total, completed=done, text=text, refresh=True)
 
     def _make_bar(self):
@@ -119,12 +124,8 @@ class RichProgress(keras.callbacks.Callback):
         from rich.table import Column
 
         bar = Progress(
-            # A narrow terminal cuts the end of the logs, not the title or the bar.
-            TextColumn(
-                "{task.description}",
-                table_column=Column(no_wrap=True, min_width=len(self.title)),
-            ),
-            BarColumn(bar_width=20, table_column=Column(min_width=20)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=BAR_WIDTH),
             TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
             console=Console(file=self._out),
             # `fit` may end by an exception, of which a callback hears nothing: nothing
