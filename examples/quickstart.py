@@ -171,7 +171,7 @@ def run(options):
 
         def prunable():
             # A copy from the file: the fine-tuned model is measured later as it is.
-            model = keras.models.load_model(models / "fine_tuned.keras")
+            model = keras.models.load_model(models / "fine_tuned.keras", compile=False)
             steps = int(options.steps * SHARES["pruned"])
             schedule = kt.compress.PolynomialDecay(
                 initial_sparsity=0.0,
@@ -388,7 +388,7 @@ def tune(options, name, build, train, dev):
     file = options.output / "models" / f"{name}.keras"
     if file.exists():
         print(f"  {name}: done before, loaded from {file}")
-        return keras.models.load_model(file)
+        return keras.models.load_model(file, compile=False)
     keras.utils.set_random_seed(options.seed)
     model = build()
     model.compile(

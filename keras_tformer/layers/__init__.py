@@ -7,6 +7,7 @@ embedding_dim, V vocabulary_size, P predicted positions.
 
 from keras_tformer.layers.activations import gelu_tanh, get_activation
 from keras_tformer.layers.dot_product_attention import DotProductAttention
+from keras_tformer.layers.dropout import Dropout
 from keras_tformer.layers.embedding_sum import EmbeddingSum
 from keras_tformer.layers.feed_forward import FeedForward
 from keras_tformer.layers.layer_normalization import LayerNormalization
@@ -26,6 +27,7 @@ from keras_tformer.layers.vocabulary_bias import VocabularyBias
 
 __all__ = [
     "DotProductAttention",
+    "Dropout",
     "EmbeddingSum",
     "FeedForward",
     "LayerNormalization",

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_tformer.layers.argument_checks import require_share
+from keras_tformer.layers.dropout import Dropout
 
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
@@ -54,9 +55,7 @@ class DotProductAttention(keras.layers.Layer):
             )
         self.dropout = dropout
         self.mask_value = mask_value
-        self.dropout_layer = keras.layers.Dropout(
-            dropout, dtype=self.dtype_policy, name="dropout"
-        )
+        self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, query_shape):
         self.dropout_layer.build(query_shape)

@@ -3,6 +3,7 @@
 import keras
 
 from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.dropout import Dropout
 from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.layers.layer_normalization import LayerNormalization
 from keras_tformer.layers.position_embedding import PositionEmbedding
@@ -85,7 +86,7 @@ class EmbeddingSum(keras.layers.Layer):
             epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name="layer_norm"
         )
         self.layer_norm.build(inputs_shape)
-        self.dropout_layer = keras.layers.Dropout(
+        self.dropout_layer = Dropout(
             self.dropout, dtype=self.dtype_policy, name="dropout"
         )
         self.dropout_layer.build(inputs_shape)

@@ -4,6 +4,7 @@ import keras
 
 from keras_tformer.layers.activations import activation_name, get_activation
 from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.dropout import Dropout
 from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.layers.token_rows import from_rows, sequence_length, to_rows
 
@@ -61,7 +62,7 @@ class FeedForward(keras.layers.Layer):
         self.intermediate_dense = self._dense(
             self.intermediate_dim, "intermediate", inputs_shape
         )
-        self.dropout_layer = keras.layers.Dropout(
+        self.dropout_layer = Dropout(
             self.dropout, dtype=self.dtype_policy, name="dropout"
         )
         self.dropout_layer.build(inner_shape)

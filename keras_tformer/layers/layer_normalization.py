@@ -12,7 +12,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
     `keras.layers.LayerNormalization`; only the order of operations differs: the input
     is centred once and its variance is the mean of a product. The stock form becomes
     SQUARED_DIFFERENCE in TFLite, which has no int16x8 kernel. Statistics are
-    computed in float32 under every dtype policy.
+    computed in float32 under every dtype policy. In training the gradient is written
+    out (a third of the operations that automatic differentiation strings together).
 
     Args:
         epsilon: float added to the variance.
@@ -42,15 +43,44 @@ class LayerNormalization(keras.layers.LayerNormalization):
                 f"axis={self.axis}. Use `keras.layers.LayerNormalization` for others."
             )
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         x = ops.cast(inputs, "float32") if self.compute_dtype != "float32" else inputs
-        centred = x - ops.mean(x, axis=-1, keepdims=True)
-        variance = ops.mean(centred * centred, axis=-1, keepdims=True)
-        outputs = centred * ops.rsqrt(variance + self.epsilon)
-        if self.scale:
-            outputs = outputs * ops.cast(self.gamma, x.dtype)
-        if self.center:
-            outputs = outputs + ops.cast(self.beta, x.dtype)
+        gamma = ops.cast(self.gamma, x.dtype) if self.scale else None
+        beta = ops.cast(self.beta, x.dtype) if self.center else None
+        if training and self.scale and self.center:
+            outputs = _normalize_in_training(x, gamma, beta, self.epsilon)
+        else:
+            outputs, _ = _normalized(x, self.epsilon)
+            outputs = outputs if gamma is None else outputs * gamma
+            outputs = outputs if beta is None else outputs + beta
         if self.compute_dtype != "float32":
             outputs = ops.cast(outputs, self.compute_dtype)
         return outputs
+
+
+def _normalized(x, epsilon):
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(centred * centred, axis=-1, keepdims=True)
+    scale = ops.rsqrt(variance + epsilon)  # (..., 1)
+    return centred * scale, scale
+
+
+def _normalize_in_training(x, gamma, beta, epsilon):
+    @ops.custom_gradient
+    def normalize(x, gamma, beta):
+        normed, scale = _normalized(x, epsilon)
+
+        def gradient(*args, upstream=None):
+            # torch passes the arguments of `normalize` and `upstream` by name.
+            upstream = args[0] if upstream is None else upstream
+            summed = tuple(range(len(upstream.shape) - 1))
+            to_normed = upstream * gamma
+            along = ops.mean(to_normed * normed, axis=-1, keepdims=True)  # (..., 1)
+            to_x = to_normed - ops.mean(to_normed, axis=-1, keepdims=True)
+            to_x = (to_x - normed * along) * scale
+            to_gamma = ops.sum(upstream * normed, axis=summed)  # (D,)
+            return to_x, to_gamma, ops.sum(upstream, axis=summed)
+
+        return normed * gamma + beta, gradient
+
+    return normalize(x, gamma, beta)

@@ -122,11 +122,14 @@ class MultiHeadAttention(keras.layers.Layer):
         return_attention_scores=False,
     ):
         length = sequence_length(query)
-        query_heads = self._heads(self.query_dense(to_rows(query)), length)
+        rows = to_rows(query)  # (B * T, D)
+        query_heads = self._heads(self.query_dense(rows), length)
         if cache is not None and cache_index is None:
             key_heads, value_heads = cache
+        elif value is None:
+            key_heads, value_heads = self._project(rows, length)
         else:
-            key_heads, value_heads = self.project(query if value is None else value)
+            key_heads, value_heads = self.project(value)
         if cache is not None and cache_index is not None:
             start = (0, cache_index, 0, 0)
             key_heads = ops.slice_update(cache[0], start, key_heads)
@@ -160,9 +163,7 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def project(self, value):
         """Returns keys and values `(B, S, H, K)` of `value`, ready to be cached."""
-        rows, length = to_rows(value), sequence_length(value)
-        key_heads = self._heads(self.key_dense(rows), length)
-        return key_heads, self._heads(self.value_dense(rows), length)
+        return self._project(to_rows(value), sequence_length(value))
 
     def compute_output_spec(
         self,
@@ -207,6 +208,10 @@ class MultiHeadAttention(keras.layers.Layer):
         )
         layer.build(input_shape)
         return layer
+
+    def _project(self, rows, length):
+        key_heads = self._heads(self.key_dense(rows), length)
+        return key_heads, self._heads(self.value_dense(rows), length)
 
     def _heads(self, rows, length):
         key_dim = rows.shape[-1] // self.num_heads

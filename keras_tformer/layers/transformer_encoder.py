@@ -4,6 +4,7 @@ import keras
 
 from keras_tformer.layers.activations import activation_name, get_activation
 from keras_tformer.layers.argument_checks import require_positive, require_share
+from keras_tformer.layers.dropout import Dropout
 from keras_tformer.layers.feed_forward import FeedForward
 from keras_tformer.layers.layer_normalization import LayerNormalization
 from keras_tformer.layers.multi_head_attention import MultiHeadAttention
@@ -117,7 +118,7 @@ class TransformerEncoder(keras.layers.Layer):
             self.layer_norm_epsilon, dtype=self.dtype_policy, name="feed_forward_norm"
         )
         self.feed_forward_norm.build(inputs_shape)
-        self.dropout_layer = keras.layers.Dropout(
+        self.dropout_layer = Dropout(
             self.dropout, dtype=self.dtype_policy, name="dropout"
         )
         self.dropout_layer.build(inputs_shape)

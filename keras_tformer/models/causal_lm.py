@@ -3,6 +3,7 @@
 import keras
 
 from keras_tformer.layers import (
+    Dropout,
     LayerNormalization,
     PositionEmbedding,
     TokenEmbedding,
@@ -141,7 +142,7 @@ def causal_lm(
     }
     x = token_embedding(inputs["token_ids"])
     x = x + position_embedding(x)
-    x = keras.layers.Dropout(dropout, dtype=dtype, name="embeddings_dropout")(x)
+    x = Dropout(dropout, dtype=dtype, name="embeddings_dropout")(x)
     hidden_states, attention_scores = [], []
     for block in blocks:
         x = block(

@@ -6,7 +6,7 @@ training the head trains the encoder, and every layer stays in reach under its n
 
 import keras
 
-from keras_tformer.layers import MaskedLMHead, TransformerEncoder
+from keras_tformer.layers import Dropout, MaskedLMHead, TransformerEncoder
 from keras_tformer.layers.argument_checks import require_positive, require_share
 from keras_tformer.layers.initializers import fresh_initializer
 
@@ -123,9 +123,7 @@ def _masked_lm(encoder, max_predictions):
 def _pair_logits(encoder, name, dropout):
     block = encoder_block(encoder)
     x = encoder.output["pooled_output"]  # (B, D)
-    x = keras.layers.Dropout(dropout, dtype=block.dtype_policy, name=f"{name}_dropout")(
-        x
-    )
+    x = Dropout(dropout, dtype=block.dtype_policy, name=f"{name}_dropout")(x)
     return keras.layers.Dense(
         2,
         kernel_initializer=fresh_initializer(block.kernel_initializer),

@@ -7,7 +7,7 @@ All heads return logits. A head continues the encoder's own graph (see
 import keras
 from keras import ops
 
-from keras_tformer.layers import TextPooling
+from keras_tformer.layers import Dropout, TextPooling
 from keras_tformer.layers.argument_checks import require_positive, require_share
 from keras_tformer.layers.initializers import fresh_initializer
 from keras_tformer.models.pretraining_heads import encoder_block
@@ -156,7 +156,7 @@ def encoder_output(encoder, key):
 
 def _dropped(encoder, x, dropout):
     policy = encoder_block(encoder).dtype_policy
-    return keras.layers.Dropout(dropout, dtype=policy, name="classifier_dropout")(x)
+    return Dropout(dropout, dtype=policy, name="classifier_dropout")(x)
 
 
 def _dense(encoder, units, name):

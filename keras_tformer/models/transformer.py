@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_tformer.layers import (
+    Dropout,
     LayerNormalization,
     PositionEmbedding,
     SinusoidalPositionEncoding,
@@ -176,7 +177,7 @@ def transformer(
     def embed(token_ids, table, side):
         x = table(token_ids) * math.sqrt(hidden_dim)
         x = x + position_layer(side)(x)
-        return keras.layers.Dropout(dropout, dtype=dtype, name=f"{side}_dropout")(x)
+        return Dropout(dropout, dtype=dtype, name=f"{side}_dropout")(x)
 
     block_arguments = {
         "num_heads": num_heads,

@@ -1,6 +1,6 @@
 """The optimizer of BERT and ALBERT with the settings that the papers' code has."""
 
-import keras
+from keras_tformer.training.fused_adamw import FusedAdamW
 
 
 def adamw(
@@ -33,7 +33,7 @@ def adamw(
             gradients together.
 
     Returns:
-        A `keras.optimizers.AdamW`.
+        A `FusedAdamW`, which computes what `keras.optimizers.AdamW` does.
 
     Raises:
         ValueError: if `weight_decay` is negative or None.
@@ -49,7 +49,7 @@ def adamw(
             f"Received weight_decay={weight_decay}. Expected a float >= 0. Use 0.01 as "
             "the paper does, or 0.0 for no decay."
         )
-    optimizer = keras.optimizers.AdamW(
+    optimizer = FusedAdamW(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         beta_1=beta_1,

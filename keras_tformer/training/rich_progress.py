@@ -7,7 +7,7 @@ import keras
 
 
 class RichProgress(keras.callbacks.Callback):
-    """Shows one line for a whole `fit`: a bar, the step, the logs and the time to go.
+    """Shows one line for a whole `fit`: a bar, the step, the time to go and the logs.
 
     In a terminal the line is redrawn in place. Elsewhere (a file, a notebook, a CI log)
     a line is printed every `interval` seconds. Either way the last line stays, with the
@@ -105,7 +105,7 @@ class RichProgress(keras.callbacks.Callback):
         epoch = f"epoch {self._epoch + 1}/{self.params['epochs']}"
         step = f"step {self._step}/{self._steps or '?'}"
         rest = "" if to_go is None else f", {_clock(to_go)} to go"
-        text = f"{epoch}, {step}{self._logs_text()}{rest}"
+        text = f"{epoch}, {step}{rest}{self._logs_text()}"
         if self._bar is None:
             print(f"{self.title}: {text}", file=self._out, flush=True)
             return
@@ -119,8 +119,12 @@ class RichProgress(keras.callbacks.Callback):
         from rich.table import Column
 
         bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            # A narrow terminal cuts the end of the logs, not the title or the bar.
+            TextColumn(
+                "{task.description}",
+                table_column=Column(no_wrap=True, min_width=len(self.title)),
+            ),
+            BarColumn(bar_width=20, table_column=Column(min_width=20)),
             TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
             console=Console(file=self._out),
             # `fit` may end by an exception, of which a callback hears nothing: nothing

@@ -246,6 +246,12 @@ LAYERS = [
         traits=frozenset({"dropout"}),
     ),
     Case(
+        "Dropout",
+        lambda dropout, dtype: layers.Dropout(dropout, dtype=dtype),
+        hidden,
+        traits=frozenset({"dropout"}),
+    ),
+    Case(
         "EmbeddingSum",
         lambda dropout, dtype: layers.EmbeddingSum(
             WIDTH, POSITIONS, SEGMENTS, dropout, dtype=dtype

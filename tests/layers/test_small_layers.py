@@ -229,3 +229,22 @@ def test_vocabulary_bias_adds():
     layer(np.zeros((B, 11)))
     layer.set_weights([np.arange(11)])
     np.testing.assert_array_equal(layer(np.ones((B, 11))), [np.arange(11) + 1] * B)
+
+
+def test_layer_normalization_has_the_gradient_of_keras_in_training():
+    tf = pytest.importorskip("tensorflow", reason="takes gradients with TensorFlow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("takes gradients with TensorFlow")
+    x, upstream = tf.constant(floats(B, T, D)), floats(D, T, B).reshape(B, T, D)
+    gradients = []
+    for layer in (LayerNormalization(1e-3), keras.layers.LayerNormalization(-1, 1e-3)):
+        layer.build(x.shape)
+        layer.gamma.assign(np.linspace(0.5, 2, D))
+        layer.beta.assign(np.linspace(-1, 1, D))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        sources = [x, layer.gamma.value, layer.beta.value]
+        gradients.append([y, *tape.gradient(y, sources, tf.constant(upstream))])
+    for ours, theirs in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-6)
