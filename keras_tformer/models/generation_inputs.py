@@ -219,7 +219,7 @@ def _read(source, ids_name, mask_name):
         mask = source.get(mask_name)
         mask = np.ones(ids.shape, "int32") if mask is None else _as_numpy(mask)
         mask = mask.astype("int32")
-    elif isinstance(source, (list, tuple)) and not _is_regular(source):
+    elif isinstance(source, (list, tuple)) and _is_ragged(source):
         rows = [np.asarray(row).reshape(-1) for row in source]
         longest = max(map(len, rows), default=0)
         ids = np.zeros((len(rows), longest), "int64")
@@ -273,8 +273,8 @@ def _require_whole(ids):
         )
 
 
-def _is_regular(rows):
-    return all(np.ndim(row) == 1 for row in rows) and len(set(map(len, rows))) == 1
+def _is_ragged(rows):
+    return all(np.ndim(row) == 1 for row in rows) and len(set(map(len, rows))) > 1
 
 
 def _as_numpy(x):
