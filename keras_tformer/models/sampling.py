@@ -30,9 +30,9 @@ def choose_token(scores, sampler, number=None, temperature=1.0, top_k=1, top_p=1
         ...  for n in (0.0, 0.6, 0.7, 0.9)]
         [1, 1, 2, 2]
     """
-    if sampler == "greedy":
-        return ops.cast(ops.argmax(scores, axis=-1), "int32")
     count = top_k if sampler == "top_k" else scores.shape[-1]
+    if sampler == "greedy" or count == 1:
+        return ops.cast(ops.argmax(scores, axis=-1), "int32")
     values, token_ids = ops.top_k(scores / temperature, count)  # (B, k), descending
     probabilities = ops.softmax(values, axis=-1)
     last = count - 1
