@@ -56,8 +56,8 @@ CASES = {
         },
     ),
     "beam never": (
-        {"num_beams": 5, "length_penalty": 1.3, "early_stopping": "never"},
-        {"num_beams": 5, "length_penalty": 1.3, "early_stopping": "never"},
+        {"num_beams": 5, "length_penalty": 0.2, "early_stopping": "never"},
+        {"num_beams": 5, "length_penalty": 0.2, "early_stopping": "never"},
     ),
     "beam rules": (
         {
