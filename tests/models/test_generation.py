@@ -302,7 +302,7 @@ def test_forbidden_forced_and_minimum(lm, num_beams):
         lm, PROMPTS, num_beams=num_beams, end_token_id=END if num_beams > 1 else None
     )
     common = [int(free[0, 3]), int(free[2, 9])]
-    end = next(int(x) for x in free[1, 1:] if x not in common + [0])
+    end = next((int(x) for x in free[1, 1:] if x not in [*common, 0]), END)
     found = run(
         lm,
         PROMPTS,
