@@ -39,6 +39,8 @@ class TransformerDecoder(keras.layers.Layer):
             with a cache `(B, S)` for the whole length of the cache.
         encoder_padding_mask: `(B, S)` tensor, 1 for the positions of
             `encoder_output` that are kept.
+        attention_mask: `(B, T, T)` tensor, 1 where a position may look among `inputs`,
+            besides being causal; with a cache `(B, T, S)` over the cache.
         self_attention_cache: pair of `(B, S, H, K)` tensors that the keys and values of
             `inputs` are written into at `cache_index`.
         cache_index: int or scalar tensor, position of the first token of `inputs`.
@@ -131,6 +133,7 @@ class TransformerDecoder(keras.layers.Layer):
         self_attention_cache=None,
         cache_index=None,
         cross_attention_cache=None,
+        attention_mask=None,
         return_attention_scores=False,
     ):
         self._check_encoder_output(encoder_output, cross_attention_cache)
@@ -139,6 +142,7 @@ class TransformerDecoder(keras.layers.Layer):
         attended = self.self_attention(
             normed,
             padding_mask=padding_mask,
+            attention_mask=attention_mask,
             use_causal_mask=True,
             cache=self_attention_cache,
             cache_index=cache_index,
@@ -182,6 +186,7 @@ class TransformerDecoder(keras.layers.Layer):
         self_attention_cache=None,
         cache_index=None,
         cross_attention_cache=None,
+        attention_mask=None,
         return_attention_scores=False,
     ):
         self._check_encoder_output(encoder_output, cross_attention_cache)

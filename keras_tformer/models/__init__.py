@@ -7,6 +7,7 @@ from keras_tformer.models.bert import (
     bert_encoder,
 )
 from keras_tformer.models.causal_lm import CAUSAL_LM_SIZES, causal_lm
+from keras_tformer.models.generation import generate
 from keras_tformer.models.pretraining_heads import (
     albert_pretrainer,
     bert_pretrainer,
@@ -31,6 +32,7 @@ __all__ = [
     "bert_encoder",
     "bert_pretrainer",
     "causal_lm",
+    "generate",
     "masked_lm",
     "sequence_classifier",
     "span_classifier",

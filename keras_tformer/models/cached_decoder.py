@@ -1,0 +1,254 @@
+"""A decoder that is called for one new token at a time."""
+
+import math
+
+from keras import ops
+
+CAUSAL_INPUTS = {"token_ids", "padding_mask"}
+PAIR_INPUTS = {
+    "encoder_token_ids",
+    "encoder_padding_mask",
+    "decoder_token_ids",
+    "decoder_padding_mask",
+}
+
+
+class CachedDecoder:
+    """Calls the layers of a model for one new token, with the keys and values so far.
+
+    Nothing that is cached is ever moved. Several hypotheses of one text (beams) lie
+    side by side as if they were positions of one sequence: step `t` writes the keys of
+    its N tokens into slots `P + t * N` onward, after the P slots of the prompt that all
+    share, and a mask says which slots are a hypothesis' own past. Reordering the
+    hypotheses reorders that table of small numbers; the caches, the encoder's included,
+    stay where they are.
+
+    Args:
+        model: a `keras.Model` from `transformer` or `causal_lm`.
+
+    Raises:
+        ValueError: if the model is another one.
+
+    Example:
+        >>> from keras_tformer.models import causal_lm
+        >>> decoder = CachedDecoder(causal_lm(
+        ...     vocabulary_size=31, num_layers=2, num_heads=2, hidden_dim=14,
+        ...     intermediate_dim=11, max_sequence_length=7,
+        ... ))
+        >>> prompt, lengths = np.array([[3, 5, 2]]), np.array([3])
+        >>> memory, caches, x = decoder.start(prompt, lengths, num_steps=4)
+        >>> caches, x = decoder.step(memory, caches, np.array([[7]]), 0)
+        >>> tuple(decoder.logits(x).shape)
+        (1, 1, 31)
+    """
+
+    def __init__(self, model):
+        layers = {layer.name: layer for layer in getattr(model, "layers", ())}
+        inputs = {x.name for x in getattr(model, "inputs", ())}
+        self.has_encoder = inputs == PAIR_INPUTS
+        if "decoder_layer_0" not in layers or inputs not in (
+            PAIR_INPUTS,
+            CAUSAL_INPUTS,
+        ):
+            raise ValueError(
+                "`generate` needs a model from `transformer` or `causal_lm` whose "
+                "blocks are whole. Received: a model with inputs "
+                f"{sorted(inputs)} and layers {sorted(layers)[:5]}. Generate before "
+                "the model is laid flat or quantized."
+            )
+
+        def numbered(prefix):
+            names = [name for name in layers if name.startswith(prefix)]
+            return [layers[f"{prefix}{index}"] for index in range(len(names))]
+
+        def either(*names):
+            return next((layers[name] for name in names if name in layers), None)
+
+        self.blocks = numbered("decoder_layer_")
+        self.encoder_blocks = numbered("encoder_layer_")
+        self.table = layers["token_embedding"]
+        self.source_table = layers.get("source_token_embedding", self.table)
+        self.positions = either(
+            "position_embedding",
+            "decoder_position_embedding",
+            "decoder_position_encoding",
+        )
+        self.source_positions = either(
+            "encoder_position_embedding", "encoder_position_encoding"
+        )
+        self.norm = either("final_norm", "decoder_norm")
+        self.source_norm = either("encoder_norm")
+        self.hidden_dim = self.table.embedding_dim
+        self.scale = math.sqrt(self.hidden_dim) if self.has_encoder else 1.0
+
+    @property
+    def vocabulary_size(self):
+        """Number of tokens V that can be generated."""
+        return self.table.vocabulary_size
+
+    @property
+    def source_vocabulary_size(self):
+        """Number of tokens that a source or a prompt may consist of."""
+        return self.source_table.vocabulary_size
+
+    @property
+    def max_sequence_length(self):
+        """Number of learned positions of the decoder; None where any length will do."""
+        return getattr(self.positions, "max_sequence_length", None)
+
+    @property
+    def max_source_length(self):
+        """Number of learned positions of the encoder; None where any length will do."""
+        return getattr(self.source_positions, "max_sequence_length", None)
+
+    def start(
+        self,
+        prompt_ids,
+        prompt_lengths,
+        source_ids=None,
+        source_mask=None,
+        num_steps=1,
+        num_beams=1,
+    ):
+        """Reads source and prompt at once and makes room for what will be generated.
+
+        Args:
+            prompt_ids: `(B, P)` integers, padded on the right.
+            prompt_lengths: `(B,)` integers, number of tokens of each prompt.
+            source_ids, source_mask: `(B, S)` integers, where there is an encoder.
+            num_steps: int, number of steps G that there is room for.
+            num_beams: int, number of hypotheses N of each text.
+
+        Returns:
+            What every step reads (a dict), the self-attention caches (a list of pairs
+            of `(B, P + G * N, H, K)`) and the last state of each prompt `(B, 1, D)`.
+        """
+        batch, prompt_length = prompt_ids.shape
+        prompt_lengths = ops.convert_to_tensor(prompt_lengths, "int32")
+        slots = ops.arange(prompt_length, dtype="int32")
+        prompt_mask = ops.cast(slots < ops.expand_dims(prompt_lengths, 1), "float32")
+        memory = {
+            "prompt_mask": prompt_mask,  # (B, P)
+            "positions": self._positions(prompt_length, prompt_lengths, num_steps),
+        }
+        if self.has_encoder:
+            encoded = self._encode(source_ids, source_mask)
+            memory["source_mask"] = source_mask
+            memory["cross_caches"] = [
+                block.cross_attention.project(encoded) for block in self.blocks
+            ]
+
+        x = self._embed(self.table, prompt_ids)
+        x = x + self.positions(x)  # (B, P, D)
+        room = num_steps * num_beams
+        prompt_mask = ops.pad(prompt_mask, ((0, 0), (0, room)))  # (B, P + G * N)
+        caches = []
+        for index, block in enumerate(self.blocks):
+            attention = block.self_attention
+            width = attention.query_dense.kernel.shape[-1]
+            heads = attention.num_heads
+            empty = ops.zeros(
+                (batch, prompt_length + room, heads, width // heads),
+                dtype=attention.compute_dtype,
+            )
+            x, cache = block(
+                x,
+                padding_mask=prompt_mask,
+                self_attention_cache=(empty, empty),
+                cache_index=0,
+                **self._cross(memory, index),
+            )
+            caches.append(cache)
+        rows = ops.reshape(x, (batch * prompt_length, self.hidden_dim))
+        ends = ops.arange(batch, dtype="int32") * prompt_length + prompt_lengths - 1
+        last = ops.expand_dims(ops.take(rows, ends, axis=0), 1)  # (B, 1, D)
+        return memory, caches, last
+
+    def step(self, memory, caches, token_ids, step, ancestry=None):
+        """Reads one more token of every hypothesis.
+
+        Args:
+            memory, caches: what `start` and the step before returned.
+            token_ids: `(B, N)` integers.
+            step: int or scalar tensor, how many tokens were generated before these.
+            ancestry: `(B, N, G)` integers, which of the N slots of a step holds the
+                token of a hypothesis; -1 for steps to come. Not needed for N = 1.
+
+        Returns:
+            The caches and the states `(B, N, D)`.
+        """
+        batch, num_beams = token_ids.shape
+        prompt_length = memory["prompt_mask"].shape[1]
+        num_steps = memory["positions"].shape[1]
+        rows = memory["positions"].shape[0]
+        step = ops.cast(step, "int32")
+        position = ops.slice(
+            memory["positions"], (0, step, 0), (rows, 1, self.hidden_dim)
+        )
+        x = self._embed(self.table, token_ids) + position  # (B, N, D)
+
+        steps = ops.arange(num_steps, dtype="int32")
+        if num_beams == 1:
+            own = ops.broadcast_to(steps <= step, (batch, 1, num_steps))
+        else:
+            beams = ops.arange(num_beams, dtype="int32")
+            own = ops.equal(ops.expand_dims(ancestry, -1), beams)  # (B, N, G, N)
+            own = ops.reshape(own, (batch, num_beams, num_steps * num_beams))
+        prompt_mask = ops.broadcast_to(
+            ops.expand_dims(memory["prompt_mask"], 1),
+            (batch, num_beams, prompt_length),
+        )
+        visible = ops.concatenate([prompt_mask, ops.cast(own, "float32")], axis=-1)
+
+        updated = []
+        for index, block in enumerate(self.blocks):
+            x, cache = block(
+                x,
+                attention_mask=visible,  # (B, N, P + G * N)
+                self_attention_cache=caches[index],
+                cache_index=prompt_length + step * num_beams,
+                **self._cross(memory, index),
+            )
+            updated.append(cache)
+        return updated, x
+
+    def logits(self, x):
+        """Scores every token of the vocabulary: `(B, N, D)` to float32 `(B, N, V)`."""
+        if self.norm is not None:
+            x = self.norm(x)
+        rows = ops.reshape(x, (-1, self.hidden_dim))
+        logits = ops.cast(self.table(rows, reverse=True), "float32")
+        return ops.reshape(logits, (*x.shape[:2], self.vocabulary_size))  # (B, N, V)
+
+    def _encode(self, token_ids, padding_mask):
+        x = self._embed(self.source_table, token_ids)
+        x = x + self.source_positions(x)
+        for block in self.encoder_blocks:
+            x = block(x, padding_mask=padding_mask)
+        return x if self.source_norm is None else self.source_norm(x)  # (B, S, D)
+
+    def _embed(self, table, token_ids):
+        x = table(token_ids)
+        return x * self.scale if self.scale != 1 else x
+
+    def _cross(self, memory, index):
+        if not self.has_encoder:
+            return {}
+        return {
+            "cross_attention_cache": memory["cross_caches"][index],
+            "encoder_padding_mask": memory["source_mask"],
+        }
+
+    def _positions(self, prompt_length, prompt_lengths, num_steps):
+        """Returns the position vectors of all steps, `(1 or B, G, D)`."""
+        if self.max_sequence_length is None:  # Sines: here all prompts are as long.
+            empty = ops.zeros((1, num_steps, self.hidden_dim))
+            return self.positions(empty, start_index=prompt_length)
+        # Each text goes on where its own prompt ends. Steps that none will take are
+        # clipped, because not every backend forgives a row outside of the table.
+        positions = ops.expand_dims(prompt_lengths, 1) + ops.arange(
+            num_steps, dtype="int32"
+        )
+        positions = ops.minimum(positions, self.max_sequence_length - 1)
+        rows = ops.take(self.positions.embeddings, positions, axis=0)  # (B, G, D)
+        return ops.cast(rows, self.positions.compute_dtype)
