@@ -31,9 +31,8 @@ def test_examples_run(file, tmp_path, monkeypatch):
     )
     count, report = 0, []
     for test in doctest.DocTestFinder().find(module, extraglobs=given):
-        keras.utils.clear_session(
-            free_memory=False
-        )  # automatic names count from the start again
+        # Automatic names count from the start again.
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(20)
         runner.run(test, out=report.append)
         count += len(test.examples)

@@ -78,6 +78,7 @@ class CachedDecoder:
         )
         self.norm = either("final_norm", "decoder_norm")
         self.source_norm = either("encoder_norm")
+        self.output_bias = either("output_bias")
         self.hidden_dim = self.table.embedding_dim
         self.scale = math.sqrt(self.hidden_dim) if self.has_encoder else 1.0
 
@@ -217,7 +218,10 @@ class CachedDecoder:
         if self.norm is not None:
             x = self.norm(x)
         rows = ops.reshape(x, (-1, self.hidden_dim))
-        logits = ops.cast(self.table(rows, reverse=True), "float32")
+        logits = self.table(rows, reverse=True)
+        if self.output_bias is not None:
+            logits = self.output_bias(logits)
+        logits = ops.cast(logits, "float32")
         return ops.reshape(logits, (*x.shape[:2], self.vocabulary_size))  # (B, N, V)
 
     def _encode(self, token_ids, padding_mask):

@@ -511,3 +511,11 @@ def test_refuses_sources_that_do_not_fit():
 @pytest.mark.slow
 def test_sines_have_no_longest_text():
     assert run(transformer(**SIZES), [[3] * 37], max_length=41).shape == (1, 41)
+
+
+def test_an_output_bias_is_added():
+    model = randomize(transformer(**SMALL, use_output_bias=True), seed=3)
+    bias = np.zeros(V, "float32")
+    bias[7] = 1000.0
+    model.get_layer("output_bias").bias.assign(bias)
+    assert set(run(model, [[3, 5]], max_length=5)[0][1:].tolist()) == {7}
