@@ -5,10 +5,11 @@ from keras import ops
 
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
 from keras_tformer.compress.flatten import flatten
-from keras_tformer.compress.magnitude_pruning import MagnitudePruning
+from keras_tformer.compress.movement_pruning import PRUNING
 from keras_tformer.compress.prunable_weights import choose_layers, layer_paths
 from keras_tformer.compress.prune import strategy_scope
 from keras_tformer.compress.quantized_graph import QuantizedGraph
+from keras_tformer.compress.weight_clustering import WeightClustering
 from keras_tformer.compress.weight_quantizer import WeightQuantizer
 
 
@@ -19,6 +20,7 @@ def quantize_model(
     per_channel=True,
     range_decay=0.99,
     preserve_sparsity=True,
+    preserve_clusters=True,
     skip=None,
 ):
     """Returns a model that trains with the rounding of int8 inference.
@@ -45,6 +47,11 @@ def quantize_model(
         range_decay: float in [0, 1), see `ActivationQuantizer`.
         preserve_sparsity: bool, whether the zeros of a pruned model stay exactly zero
             while it trains (PQAT). A weight without any zero is not touched by it.
+        preserve_clusters: bool, whether the weights of a clustered model keep as few
+            distinct values while it trains (CQAT; both together are PCQAT). A weight
+            that is not clustered is not touched by it. Optimizers that average weights
+            (`use_ema`) undo it. Each channel has its own scale: for few distinct
+            *integers* in the whole kernel, `per_channel=False`.
         skip: layers to leave in float: a list of names and types, or a function
             (layer) -> bool. A composite layer that cannot be laid flat is left whole.
 
@@ -72,7 +79,12 @@ def quantize_model(
     graph = _with_visible_attention(flatten(model, sequence_length, keep=skipped))
     with strategy_scope(model):
         rewriting = QuantizedGraph(
-            num_bits, per_channel, range_decay, preserve_sparsity, skipped
+            num_bits,
+            per_channel,
+            range_decay,
+            preserve_sparsity,
+            preserve_clusters,
+            skipped,
         )
         quantized = keras.models.clone_model(
             graph, clone_function=rewriting.copy, call_function=rewriting.call
@@ -125,9 +137,15 @@ def _check(model, num_bits, range_decay):
                 "the one that is exported. Start from the float model."
             )
     for weight in model.weights:
-        if isinstance(weight.constraint, MagnitudePruning):
+        if isinstance(weight.constraint, PRUNING):
             raise ValueError(
                 f"Weight '{weight.path}' is still being pruned. Call "
                 "strip_pruning(model) first: the zeros stay, and "
                 "preserve_sparsity=True keeps them while the quantized model trains."
+            )
+        if isinstance(weight.constraint, WeightClustering):
+            raise ValueError(
+                f"Weight '{weight.path}' is still being clustered. Call "
+                "strip_clustering(model) first: its few values stay, and "
+                "preserve_clusters=True keeps them while the quantized model trains."
             )

@@ -5,6 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
+from keras_tformer.compress.cluster_centroids import shared_values
+from keras_tformer.compress.weight_clustering import WeightClustering
 from keras_tformer.compress.weight_quantizer import (
     WeightQuantizer,
     quantizable_weights,
@@ -46,15 +48,25 @@ class QuantizedGraph:
 
     Args:
         num_bits, per_channel, preserve_sparsity: see `WeightQuantizer`.
+        preserve_clusters: bool, whether weights of few values keep them so few.
         range_decay: see `ActivationQuantizer`.
         skipped: paths of layers that stay in float.
     """
 
-    def __init__(self, num_bits, per_channel, range_decay, preserve_sparsity, skipped):
+    def __init__(
+        self,
+        num_bits,
+        per_channel,
+        range_decay,
+        preserve_sparsity,
+        preserve_clusters,
+        skipped,
+    ):
         self.num_bits = num_bits
         self.per_channel = per_channel
         self.range_decay = range_decay
         self.preserve_sparsity = preserve_sparsity
+        self.preserve_clusters = preserve_clusters
         self.skipped = skipped
         self.copies = []  # (layer of the given model, its copy)
         self.activations = {}  # {name of a layer: activation taken out of it}
@@ -83,13 +95,27 @@ class QuantizedGraph:
             self.per_channel,
             # A kernel that starts as zeros is not a pruned one.
             self.preserve_sparsity and any(0 < share < 1 for share in shares),
+            self._centroid_shapes(weights),
         )
+
+    def _centroid_shapes(self, weights):
+        if not self.preserve_clusters:
+            return None
+        values = [shared_values(w.numpy(), "embed" in w.name) for w in weights]
+        if all(x is None for x in values):
+            return None
+        return [None if x is None else list(x.shape) for x in values]
 
     def copy_weights(self):
         """Gives the copies the weights of their originals, once all are built."""
         for layer, copy in self.copies:
             for weight, own in zip(layer.weights, copy.weights, strict=True):
                 own.assign(weight.numpy())
+                if isinstance(own.constraint, WeightClustering):
+                    values = weight.numpy()
+                    own.constraint.start(
+                        values, shared_values(values, "embed" in own.name)
+                    )
 
     def call(self, layer, *args, **kwargs):
         """Calls a copied layer or an operation with quantizers where it needs them."""

@@ -5,6 +5,11 @@ import math
 import keras
 from keras import ops
 
+from keras_tformer.compress.weight_clustering import (
+    WeightClustering,
+    clustering_variable,
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
 class WeightQuantizer(keras.layers.Layer):
@@ -23,6 +28,10 @@ class WeightQuantizer(keras.layers.Layer):
         per_channel: bool, whether kernels have a scale for each output channel.
         preserve_sparsity: bool, whether weights that are zero get no gradient and so
             stay zero: pruning-preserving training (PQAT).
+        centroid_shapes: for each of the layer's weights the shape of its centroids, or
+            None where it is not clustered: cluster-preserving training (CQAT, with
+            `preserve_sparsity` PCQAT). A `WeightClustering` constraint keeps as many
+            values while the model trains; its state is saved with the model.
 
     Call arguments:
         inputs: what the layer takes.
@@ -44,7 +53,13 @@ class WeightQuantizer(keras.layers.Layer):
     """
 
     def __init__(
-        self, layer, num_bits=8, per_channel=True, preserve_sparsity=False, **kwargs
+        self,
+        layer,
+        num_bits=8,
+        per_channel=True,
+        preserve_sparsity=False,
+        centroid_shapes=None,
+        **kwargs,
     ):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
@@ -53,11 +68,21 @@ class WeightQuantizer(keras.layers.Layer):
         self.num_bits = num_bits
         self.per_channel = per_channel
         self.preserve_sparsity = preserve_sparsity
+        self.centroid_shapes = centroid_shapes
         self.supports_masking = layer.supports_masking
 
     def build(self, inputs_shape):
         if not self.layer.built:
             self.layer.build(inputs_shape)
+        weights = quantizable_weights(self.layer)
+        for weight, shape in zip(weights, self.centroid_shapes or (), strict=False):
+            if shape is not None:
+                weight.constraint = WeightClustering(
+                    clustering_variable(self, f"{weight.name}_original", weight.shape),
+                    clustering_variable(self, f"{weight.name}_centroids", shape),
+                    preserve_sparsity=self.preserve_sparsity,
+                    inner=weight.constraint,
+                )
         self.built = True
 
     def call(self, inputs, training=False, **kwargs):
@@ -111,6 +136,7 @@ class WeightQuantizer(keras.layers.Layer):
             "num_bits": self.num_bits,
             "per_channel": self.per_channel,
             "preserve_sparsity": self.preserve_sparsity,
+            "centroid_shapes": self.centroid_shapes,
         }
 
     @classmethod
