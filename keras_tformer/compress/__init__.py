@@ -16,9 +16,12 @@ from keras_tformer.compress.prune import (
     strip_pruning,
 )
 from keras_tformer.compress.pruning_summaries import PruningSummaries
-from keras_tformer.compress.quantize import quantize_model
+from keras_tformer.compress.quantize import quantize_model, strip_quantization
 from keras_tformer.compress.sparsity import sparsity
-from keras_tformer.compress.weight_quantizer import WeightQuantizer
+from keras_tformer.compress.weight_quantizer import (
+    WeightQuantizer,
+    quantization_rule,
+)
 
 __all__ = [
     "ActivationQuantizer",
@@ -31,10 +34,12 @@ __all__ = [
     "flatten",
     "prune_by_movement",
     "prune_low_magnitude",
+    "quantization_rule",
     "quantize_model",
     "sparsity",
     "strip_clustering",
     "strip_pruning",
+    "strip_quantization",
 ]
 
 

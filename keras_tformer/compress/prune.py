@@ -1,6 +1,7 @@
 """Magnitude pruning of any Keras 3 model while it trains."""
 
 import contextlib
+import warnings
 
 import numpy as np
 
@@ -230,6 +231,7 @@ def strip_pruning(model):
     pruned = [w for w in model.weights if isinstance(w.constraint, PRUNING)]
     if not pruned:
         raise ValueError(f"Model '{model.name}' is not pruned: nothing to strip.")
+    _warn_of_missing_steps(pruned[0].constraint)
     for weight in pruned:
         mask = weight.constraint.mask.numpy()
         weight.assign(np.where(mask, weight.numpy(), 0))
@@ -237,6 +239,18 @@ def strip_pruning(model):
     model.__dict__.pop("pruning_state", None)
     _forget_compiled_steps(model)
     return model
+
+
+def _warn_of_missing_steps(constraint):
+    steps = int(constraint.step.numpy())
+    end_step = getattr(constraint.schedule, "end_step", None)
+    if end_step is not None and steps < end_step:  # ConstantSparsity may have -1
+        warnings.warn(
+            f"The model was trained for {steps} steps, and its schedule ends at step "
+            f"{end_step}: it is less sparse than the schedule says. Train on before "
+            "you strip it, or choose an end_step that training reaches.",
+            stacklevel=3,
+        )
 
 
 def _choose(model, layers, tables):

@@ -222,3 +222,16 @@ def test_refusals():
         prune_by_movement(pruned, every_step(0.5))
     with pytest.raises(ValueError, match="strip_pruning"):
         quantize_model(pruned)
+
+
+def test_a_schedule_that_ends_after_training_warns():
+    class Schedule:
+        end_step = 100
+
+        def __call__(self, step):
+            return step > 0, 0.5
+
+    model = prune_low_magnitude(perceptron(), Schedule())
+    train(model)
+    with pytest.warns(UserWarning, match="trained for 6 steps.*ends at step 100"):
+        strip_pruning(model)
