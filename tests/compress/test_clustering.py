@@ -91,8 +91,11 @@ def test_two_replicas_compute_what_one_does(mirrored_strategy):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        keras.optimizers.AdamW(
-            0.01, gradient_accumulation_steps=2, weight_decay=0.1, use_ema=True
+        pytest.param(
+            keras.optimizers.AdamW(
+                0.01, gradient_accumulation_steps=2, weight_decay=0.1, use_ema=True
+            ),
+            marks=pytest.mark.slow,
         ),
         kt.training.adamw(0.01, weight_decay=0.1),
     ],
@@ -129,7 +132,10 @@ def test_zeros_stay_zero():
     assert (after == 0)[zeros].all() and len(np.unique(after)) == 5
 
 
-@pytest.mark.parametrize("initialization", ["kmeans++", "density_based"])
+@pytest.mark.parametrize(
+    "initialization",
+    ["kmeans++", pytest.param("density_based", marks=pytest.mark.slow)],
+)
 def test_centroids_of_every_channel(initialization):
     model = perceptron()
     model.get_layer("first").kernel.assign(
@@ -175,6 +181,7 @@ def test_encoder_of_the_zoo_compresses():
     assert after < 0.4 * before
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_as_if_nothing_happened(tmp_path):
     def start():
         keras.utils.set_random_seed(3)

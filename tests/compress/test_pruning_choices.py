@@ -144,11 +144,8 @@ def test_movement_is_what_the_paper_computes():
     assert int((kernel.numpy() == 0).sum()) == 51 - 20
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [{}, {"jit_compile": True}], ids=str)
 def test_movement_with_adam_learns_and_resumes(arguments, tmp_path):
     def start():
         keras.utils.set_random_seed(3)

@@ -106,7 +106,9 @@ def test_normalization_and_last_layer_in_float():
     assert "first.gelu.quantizer" in names
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_rounding_starts_and_ranges_stay(jit_compile, tmp_path):
     quantized = quantize_model(perceptron(), num_bits=4, start_step=2, freeze_step=4)
     quantized.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit_compile)

@@ -114,8 +114,15 @@ def test_centroids_of_every_channel_of_a_convolution():
     )
 
 
-@pytest.mark.parametrize("preserve_sparsity", [False, True])
-@pytest.mark.parametrize("aggregation", ["SUM", "AVG"])
+@pytest.mark.parametrize(
+    ("aggregation", "preserve_sparsity"),
+    [
+        ("SUM", False),
+        ("AVG", True),
+        pytest.param("SUM", True, marks=pytest.mark.slow),
+        pytest.param("AVG", False, marks=pytest.mark.slow),
+    ],
+)
 def test_steps_of_gradient_descent(aggregation, preserve_sparsity):
     import tf_keras
 
