@@ -1,4 +1,4 @@
-"""Compression of Keras 3 models: laid flat, pruned, quantization-aware.
+"""Compression of Keras 3 models: laid flat, pruned, clustered, quantized.
 
 Model in, model out. TF-MOT's words and schedules; TF-MOT itself is needed for its
 schedule classes only and imported when one of them is asked for.
@@ -8,23 +8,38 @@ import os
 
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
 from keras_tformer.compress.calibrate import calibrate
+from keras_tformer.compress.cluster import cluster_weights, strip_clustering
 from keras_tformer.compress.flatten import flatten
-from keras_tformer.compress.prune import prune_low_magnitude, strip_pruning
-from keras_tformer.compress.quantize import quantize_model
+from keras_tformer.compress.prune import (
+    prune_by_movement,
+    prune_low_magnitude,
+    strip_pruning,
+)
+from keras_tformer.compress.pruning_summaries import PruningSummaries
+from keras_tformer.compress.quantize import quantize_model, strip_quantization
 from keras_tformer.compress.sparsity import sparsity
-from keras_tformer.compress.weight_quantizer import WeightQuantizer
+from keras_tformer.compress.weight_quantizer import (
+    WeightQuantizer,
+    quantization_rule,
+)
 
 __all__ = [
     "ActivationQuantizer",
     "ConstantSparsity",
     "PolynomialDecay",
+    "PruningSummaries",
     "WeightQuantizer",
     "calibrate",
+    "cluster_weights",
     "flatten",
+    "prune_by_movement",
     "prune_low_magnitude",
+    "quantization_rule",
     "quantize_model",
     "sparsity",
+    "strip_clustering",
     "strip_pruning",
+    "strip_quantization",
 ]
 
 

@@ -27,6 +27,9 @@ class ActivationQuantizer(keras.layers.Layer):
         is_score: bool, whether it goes into a softmax: nothing deeper than
             `softmax_depth` widens the range.
         softmax_depth: float, 30; exp(-30) is 1e-13.
+        start_step: int, training batches that pass in float while the range is
+            learned.
+        freeze_step: int, training batches after which the range stays, or None.
 
     Call arguments:
         inputs: float tensor of any shape.
@@ -52,6 +55,8 @@ class ActivationQuantizer(keras.layers.Layer):
         is_masked_score=False,
         is_score=False,
         softmax_depth=30.0,
+        start_step=0,
+        freeze_step=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -62,10 +67,14 @@ class ActivationQuantizer(keras.layers.Layer):
         self.is_masked_score = is_masked_score
         self.is_score = is_score
         self.softmax_depth = softmax_depth
+        self.start_step = start_step
+        self.freeze_step = freeze_step
         self.supports_masking = True
         self.is_calibrating = False
 
     def build(self, inputs_shape):
+        if self.start_step or self.freeze_step is not None:
+            self.step = self._range_weight("step", 0.0, "only_first_replica")
         if self.fixed_range is None:
             self.range_min = self._range_weight("range_min", -6.0, "mean")
             self.range_max = self._range_weight("range_max", 6.0, "mean")
@@ -75,15 +84,18 @@ class ActivationQuantizer(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
-        if self.fixed_range is not None:
-            if self.is_calibrating:
-                return inputs
-            return self._quantize(inputs, *self.fixed_range)
-        if training or self.is_calibrating:
+        is_learned = self.fixed_range is None
+        if is_learned and (training or self.is_calibrating):
             self._update_range(ops.cast(inputs, "float32"))
         if self.is_calibrating:
             return inputs
-        return self._quantize(inputs, self.range_min, self.range_max)
+        bounds = (self.range_min, self.range_max) if is_learned else self.fixed_range
+        outputs = self._quantize(inputs, *bounds)
+        if training and (self.start_step or self.freeze_step is not None):
+            has_started = ops.greater_equal(self.step, self.start_step)
+            outputs = ops.where(has_started, outputs, inputs)
+            self.step.assign(self.step + 1)
+        return outputs
 
     def compute_output_spec(self, inputs, training=False):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
@@ -98,6 +110,8 @@ class ActivationQuantizer(keras.layers.Layer):
             "is_masked_score": self.is_masked_score,
             "is_score": self.is_score,
             "softmax_depth": self.softmax_depth,
+            "start_step": self.start_step,
+            "freeze_step": self.freeze_step,
         }
 
     def _quantize(self, inputs, smallest, largest):
@@ -110,6 +124,8 @@ class ActivationQuantizer(keras.layers.Layer):
         rate = 1 / (self.num_batches + 1)  # a running mean of the first batches
         if not self.is_calibrating:
             rate = ops.maximum(rate, 1 - self.range_decay)
+            if self.freeze_step is not None:
+                rate = ops.where(ops.less(self.step, self.freeze_step), rate, 0.0)
         self.range_min.assign(self.range_min + (smallest - self.range_min) * rate)
         self.range_max.assign(self.range_max + (largest - self.range_max) * rate)
         self.num_batches.assign(self.num_batches + 1)

@@ -3,11 +3,21 @@
 import contextlib
 import warnings
 
-import keras
 import numpy as np
 
-from keras_tformer.compress.magnitude_pruning import MagnitudePruning, PruningState
+from keras_tformer.compress.magnitude_pruning import (
+    MagnitudePruning,
+    PruningState,
+    SharedThreshold,
+)
+from keras_tformer.compress.movement_pruning import PRUNING, MovementPruning
 from keras_tformer.compress.prunable_weights import prunable_weights
+from keras_tformer.compress.pruning_checks import (
+    check_model,
+    check_schedule,
+    check_weight,
+    two_positive_numbers,
+)
 
 
 def prune_low_magnitude(
@@ -17,6 +27,7 @@ def prune_low_magnitude(
     block_pooling_type="AVG",
     sparsity_m_by_n=None,
     layers=None,
+    global_threshold=False,
 ):
     """Makes a model prune itself while it trains: its smallest weights become zero.
 
@@ -36,7 +47,10 @@ def prune_low_magnitude(
             stay composite. Under a distribution strategy it was built in its scope.
         pruning_schedule: a schedule of TF-MOT (`kt.compress.PolynomialDecay`,
             `kt.compress.ConstantSparsity`), or any function of the step (int64 tensor,
-            batches trained so far, from 1) -> (prune now?, sparsity in [0, 1)).
+            batches trained so far, from 1) -> (prune now?, sparsity in [0, 1)). None
+            chooses nothing: the weights that are zero now stay zero, as when a model
+            that was pruned in pretraining is fine-tuned (Zafrir et al. 2021, "Prune
+            once for all"). Weights without any zero are left alone.
         block_size: (input rows, output columns) of the blocks of a rank-2 weight that
             live and die together. LiteRT's sparse int8 kernels want (16, 1).
         block_pooling_type: `"AVG"` or `"MAX"`, the magnitude of a block.
@@ -47,6 +61,9 @@ def prune_low_magnitude(
             types, or a function(layer) -> bool. None: all kernels and embedding tables
             (with blocks or m by n: kernels only), but not the last classifier. Biases
             and normalization layers are never pruned.
+        global_threshold: bool, whether the sparsity holds for all chosen weights
+            together, with one threshold, so that layers of small weights lose more;
+            otherwise it holds for each weight.
 
     Returns:
         `model`.
@@ -70,15 +87,16 @@ def prune_low_magnitude(
     >>> [share for share in sparsity(strip_pruning(model)).values()]
     [0.75, 0.0]
     """
-    _check_model(model)
-    _check_schedule(pruning_schedule)
-    block_size = _two_positive_numbers(block_size, "block_size")
+    check_model(model)
+    if pruning_schedule is not None:
+        check_schedule(pruning_schedule)
+    block_size = two_positive_numbers(block_size, "block_size")
     if block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(
             f"block_pooling_type is 'AVG' or 'MAX', not {block_pooling_type!r}."
         )
     if sparsity_m_by_n is not None:
-        sparsity_m_by_n = _two_positive_numbers(sparsity_m_by_n, "sparsity_m_by_n")
+        sparsity_m_by_n = two_positive_numbers(sparsity_m_by_n, "sparsity_m_by_n")
         if sparsity_m_by_n[0] >= sparsity_m_by_n[1]:
             raise ValueError(
                 "sparsity_m_by_n=(m, n) makes m of n weights zero, so m is smaller "
@@ -89,17 +107,28 @@ def prune_low_magnitude(
                 f"Choose one: sparsity_m_by_n={sparsity_m_by_n} or "
                 f"block_size={block_size}."
             )
+        if global_threshold:
+            raise ValueError(
+                "Choose one: sparsity_m_by_n leaves as many weights in every group, "
+                "global_threshold=True those that are largest of all."
+            )
     structured = block_size != (1, 1) or sparsity_m_by_n is not None
-    weights = prunable_weights(model, layers, tables=not structured)
-    if not weights:
-        raise ValueError(
-            f"The choice layers={layers} holds no kernel and no embedding table."
-        )
-    for path, weight in weights:
-        _check_weight(path, weight, block_size, sparsity_m_by_n)
+    weights = _choose(model, layers, tables=not structured)
+    for weight in weights:
+        check_weight(weight.path, weight, block_size, sparsity_m_by_n)
+    if pruning_schedule is None:
+        weights = _with_zeros(weights)
     with strategy_scope(model):
-        state = PruningState([weight for _, weight in weights])
-    for index, (_, weight) in enumerate(weights):
+        state = PruningState(
+            weights,
+            is_frozen=pruning_schedule is None,
+            has_threshold=global_threshold,
+        )
+        if pruning_schedule is None:
+            for weight, mask in zip(weights, state.masks, strict=True):
+                mask.assign(weight.numpy() != 0)
+    threshold = SharedThreshold(state.threshold, weights) if global_threshold else None
+    for index, weight in enumerate(weights):
         weight.constraint = MagnitudePruning(
             pruning_schedule,
             state.masks[index],
@@ -107,12 +136,69 @@ def prune_low_magnitude(
             block_size,
             block_pooling_type,
             sparsity_m_by_n,
+            threshold,
             inner=weight.constraint,
         )
-    # Not a tracked attribute: the masks are saved with the model but are not among its
-    # weights, so that get_weights and summary stay those of the model.
-    model.__dict__["pruning_state"] = state
-    _forget_compiled_steps(model)
+    _attach(model, state)
+    return model
+
+
+def prune_by_movement(model, pruning_schedule, layers=None):
+    """Makes a model prune, while it is fine-tuned, the weights that move to zero.
+
+    Sanh et al. 2020, "Movement pruning", section 4, with the top-v mask and the
+    straight-through estimator. In fine-tuning the size of a weight tells what it meant
+    to the pretraining; whether it grows or shrinks tells what it means to the task. A
+    weight's score is the sum over the steps of weight times change (with plain SGD, the
+    learning rate times the paper's -weight * gradient; other optimizers bring their own
+    steps); the largest scores live. A pruned weight keeps its value and its score goes
+    on, so that it can come back.
+
+    All else is as in `prune_low_magnitude`: the same model object, a constraint on
+    every chosen weight, `strip_pruning` at the end. The optimizer should not decay
+    these weights: that moves all of them to zero.
+
+    Args:
+        model: a built, pretrained `keras.Model` of the TensorFlow backend.
+        pruning_schedule: as in `prune_low_magnitude`.
+        layers: as in `prune_low_magnitude`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: as `prune_low_magnitude`.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4),
+    ...                           keras.layers.Dense(1)])
+    >>> model = prune_by_movement(model, lambda step: (True, 0.75))
+    >>> model.compile("sgd", "mse")
+    >>> inputs = keras.random.normal((6, 8))
+    >>> history = model.fit(inputs, inputs[:, :1], batch_size=2, verbose=0)
+    >>> from keras_tformer.compress import sparsity
+    >>> [share for share in sparsity(strip_pruning(model)).values()]
+    [0.75, 0.0]
+    """
+    check_model(model)
+    check_schedule(pruning_schedule)
+    weights = _choose(model, layers, tables=True)
+    with strategy_scope(model):
+        state = PruningState(weights, has_scores=True)
+        for weight, original in zip(weights, state.originals, strict=True):
+            original.assign(weight.numpy())
+    for index, weight in enumerate(weights):
+        weight.constraint = MovementPruning(
+            pruning_schedule,
+            state.masks[index],
+            state.steps[index],
+            state.originals[index],
+            state.scores[index],
+            inner=weight.constraint,
+        )
+    _attach(model, state)
     return model
 
 
@@ -142,9 +228,10 @@ def strip_pruning(model):
     >>> strip_pruning(model) is model
     True
     """
-    pruned = [w for w in model.weights if isinstance(w.constraint, MagnitudePruning)]
+    pruned = [w for w in model.weights if isinstance(w.constraint, PRUNING)]
     if not pruned:
         raise ValueError(f"Model '{model.name}' is not pruned: nothing to strip.")
+    _warn_of_missing_steps(pruned[0].constraint)
     for weight in pruned:
         mask = weight.constraint.mask.numpy()
         weight.assign(np.where(mask, weight.numpy(), 0))
@@ -154,106 +241,50 @@ def strip_pruning(model):
     return model
 
 
-def _check_model(model):
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Pruning runs on the TensorFlow backend of Keras; this is "
-            f"'{keras.backend.backend()}'. Set KERAS_BACKEND=tensorflow."
-        )
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Expected a keras.Model to prune, received {type(model).__name__}."
-        )
-    if not model.built:
-        raise ValueError(
-            f"Model '{model.name}' has no weights yet. Call it once, or give its first "
-            "layer a keras.Input, before you prune it."
-        )
-    for weight in model.weights:
-        if isinstance(weight.constraint, MagnitudePruning):
-            raise ValueError(
-                f"Weight '{weight.path}' is pruned already. Two schedules on one "
-                "weight would undo each other: call strip_pruning(model) first; the "
-                "zeros stay."
-            )
-    optimizer = getattr(model, "optimizer", None)
-    if getattr(optimizer, "use_ema", False):
-        raise ValueError(
-            "The model is compiled with use_ema=True: the averages that replace the "
-            "weights at the end of fit are not sparse. Compile without it, or compile "
-            "after pruning and let strip_pruning restore the zeros before you evaluate."
-        )
-
-
-def _check_schedule(schedule):
-    if not callable(schedule):
-        raise ValueError(
-            "pruning_schedule is a schedule object such as kt.compress.PolynomialDecay"
-            f"(...), or a function of the step; received {schedule!r}."
-        )
-    import tensorflow as tf
-
-    try:
-        prune_now, share = schedule(tf.constant(1, tf.int64))
-        share = float(share)
-        bool(prune_now)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "pruning_schedule(step) returns (prune now?, sparsity); "
-            f"{schedule!r} does not. {error}"
-        ) from error
-    if not 0 <= share < 1:
-        raise ValueError(
-            f"pruning_schedule(1) asks for a sparsity of {share}, not in [0, 1)."
-        )
-    begin, end, frequency = (
-        getattr(schedule, name, None)
-        for name in ("begin_step", "end_step", "frequency")
-    )
-    if hasattr(schedule, "final_sparsity") and (end - begin) % frequency:
-        last = end - (end - begin) % frequency
+def _warn_of_missing_steps(constraint):
+    steps = int(constraint.step.numpy())
+    end_step = getattr(constraint.schedule, "end_step", None)
+    if end_step is not None and steps < end_step:  # ConstantSparsity may have -1
         warnings.warn(
-            f"The schedule prunes every {frequency} steps from {begin}, so last at "
-            f"step {last}, before its end_step {end}: final_sparsity is not quite "
-            "reached. Choose a frequency that divides end_step - begin_step.",
+            f"The model was trained for {steps} steps, and its schedule ends at step "
+            f"{end_step}: it is less sparse than the schedule says. Train on before "
+            "you strip it, or choose an end_step that training reaches.",
             stacklevel=3,
         )
 
 
-def _two_positive_numbers(value, name):
-    try:
-        first, second = (int(number) for number in value)
-    except (TypeError, ValueError):
-        first = second = 0
-    if first < 1 or second < 1:
-        raise ValueError(f"{name} is a pair of positive whole numbers, not {value!r}.")
-    return first, second
+def _choose(model, layers, tables):
+    """The weights of a choice, in the order in which optimizers come to them."""
+    chosen = {id(weight) for _, weight in prunable_weights(model, layers, tables)}
+    if not chosen:
+        raise ValueError(
+            f"The choice layers={layers} holds no kernel and no embedding table."
+        )
+    weights = [weight for weight in model.trainable_weights if id(weight) in chosen]
+    if not weights:
+        raise ValueError(
+            f"The layers that layers={layers} chooses are frozen (trainable=False): "
+            "they do not train, so they cannot be pruned while they do."
+        )
+    return weights
 
 
-def _check_weight(path, weight, block_size, sparsity_m_by_n):
-    shape = tuple(weight.shape)
-    if sparsity_m_by_n is not None:
-        if len(shape) not in (2, 4):
-            raise ValueError(
-                f"sparsity_m_by_n needs weights of rank 2 or 4; '{path}' has shape "
-                f"{shape}. Leave its layer out with layers=."
-            )
-        if shape[-2] % sparsity_m_by_n[1]:
-            raise ValueError(
-                f"sparsity_m_by_n={sparsity_m_by_n} does not divide the {shape[-2]} "
-                f"inputs of '{path}', shape {shape}. Leave its layer out with layers=."
-            )
-    elif block_size != (1, 1):
-        if len(shape) != 2:
-            raise ValueError(
-                f"Blocks need weights of rank 2; '{path}' has shape {shape}. Leave its "
-                "layer out with layers=."
-            )
-        if shape[0] % block_size[0] or shape[1] % block_size[1]:
-            raise ValueError(
-                f"block_size={block_size} does not divide '{path}', shape {shape}. "
-                "Choose another block, or leave its layer out with layers=."
-            )
+def _with_zeros(weights):
+    # A weight that starts as zeros is not a pruned one.
+    found = [w for w in weights if 0 < np.mean(w.numpy() == 0) < 1]
+    if not found:
+        raise ValueError(
+            "pruning_schedule=None keeps the zeros that are there, and the chosen "
+            "weights have none. Load the pruned weights first, or give a schedule."
+        )
+    return found
+
+
+def _attach(model, state):
+    # Not a tracked attribute: the masks are saved with the model but are not among its
+    # weights, so that get_weights and summary stay those of the model.
+    model.__dict__["pruning_state"] = state
+    _forget_compiled_steps(model)
 
 
 def strategy_scope(model):

@@ -5,11 +5,13 @@ from keras import ops
 
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
 from keras_tformer.compress.flatten import flatten
-from keras_tformer.compress.magnitude_pruning import MagnitudePruning
+from keras_tformer.compress.fold_batch_normalization import fold_batch_normalization
+from keras_tformer.compress.movement_pruning import PRUNING
 from keras_tformer.compress.prunable_weights import choose_layers, layer_paths
 from keras_tformer.compress.prune import strategy_scope
 from keras_tformer.compress.quantized_graph import QuantizedGraph
-from keras_tformer.compress.weight_quantizer import WeightQuantizer
+from keras_tformer.compress.weight_clustering import WeightClustering
+from keras_tformer.compress.weight_quantizer import WeightQuantizer, quantizable_weights
 
 
 def quantize_model(
@@ -19,7 +21,11 @@ def quantize_model(
     per_channel=True,
     range_decay=0.99,
     preserve_sparsity=True,
+    preserve_clusters=True,
     skip=None,
+    activations=True,
+    start_step=0,
+    freeze_step=None,
 ):
     """Returns a model that trains with the rounding of int8 inference.
 
@@ -29,7 +35,8 @@ def quantize_model(
     every *call site* gets a quantizer with a range of its own (`ActivationQuantizer`):
     a block that all depths share, as in ALBERT, has other ranges at other depths. They
     sit where the TFLite converter needs them to make all matrix products, softmaxes,
-    activations and sums int8.
+    activations and sums int8. A batch normalization is worked into the convolution
+    before it (`fold_batch_normalization`) and no longer follows the batches.
 
     The weights are *copies*: training the returned model leaves the given one as it is.
     The usual way on is `calibrate` on a few batches, `compile`, `fit` for a short time
@@ -39,14 +46,29 @@ def quantize_model(
         model: a built functional or Sequential `keras.Model`; a pruned one is stripped.
         sequence_length: int, length given to inputs that leave theirs open, or {input
             name: length}; see `flatten`.
-        num_bits: int from 2 to 8, bits of the weights; activations have 8.
+        num_bits: int from 2 to 8, bits of the weights; activations have 8. Or {layer
+            name or type: bits} for some layers (all in a composite one), 8 for others.
         per_channel: bool, one scale for each output channel of a kernel, or one for
             the whole kernel (older microcontroller runtimes).
         range_decay: float in [0, 1), see `ActivationQuantizer`.
         preserve_sparsity: bool, whether the zeros of a pruned model stay exactly zero
             while it trains (PQAT). A weight without any zero is not touched by it.
+        preserve_clusters: bool, whether the weights of a clustered model keep as few
+            distinct values while it trains (CQAT; both together are PCQAT). A weight
+            that is not clustered is not touched by it. Optimizers that average weights
+            (`use_ema`) undo it. Each channel has its own scale: for few distinct
+            *integers* in the whole kernel, `per_channel=False`.
         skip: layers to leave in float: a list of names and types, or a function
-            (layer) -> bool. A composite layer that cannot be laid flat is left whole.
+            (layer) -> bool, for instance the first layer, the last, or all of type
+            `LayerNormalization`. A composite layer that cannot be laid flat is left
+            whole.
+        activations: bool, whether activations are quantized, too. False trains for
+            dynamic-range inference, which stores int8 weights and computes in float;
+            see `strip_quantization`.
+        start_step: int, batches of training that pass in float while the ranges are
+            learned.
+        freeze_step: int, batches of training after which the ranges stay as they are,
+            or None: the weights settle on fixed ranges in the end.
 
     Returns:
         A flat functional `keras.Model`, not compiled, with the inputs and outputs of
@@ -54,7 +76,9 @@ def quantize_model(
 
     Raises:
         ValueError: if the model is not built, subclassed, still pruning or already
-            quantized, a number is out of range, or a layer in `skip` is unknown.
+            quantized, a number is out of range, a layer of `skip` or `num_bits` not in
+            the model, or a layer holds matrices that no rule speaks of
+            (`quantization_rule`).
 
     Example:
 
@@ -64,21 +88,101 @@ def quantize_model(
     >>> [layer.name for layer in quantize_model(model).layers[1:]]
     ['a.input.quantizer', 'a', 'a.quantizer', 'a.gelu', 'a.gelu.quantizer']
     """
-    _check(model, num_bits, range_decay)
-    skipped = []
+    choices = num_bits if isinstance(num_bits, dict) else {None: num_bits}
+    _check(model, choices.values(), range_decay, start_step, freeze_step)
+    paths = layer_paths(model)
+    skipped, bits = [], {}
     if skip is not None:
-        paths = layer_paths(model)
         skipped = [paths[id(layer)][0] for layer in choose_layers(model, skip, "skip")]
-    graph = _with_visible_attention(flatten(model, sequence_length, keep=skipped))
+    for choice, number in choices.items():
+        chosen = (
+            [layer for _, layer in paths.values()]
+            if choice is None
+            else choose_layers(model, [choice], "num_bits")
+        )
+        bits |= {paths[id(layer)][0]: number for layer in chosen}
+    graph = flatten(model, sequence_length, keep=skipped)
+    graph = _with_visible_attention(fold_batch_normalization(graph, skipped))
     with strategy_scope(model):
         rewriting = QuantizedGraph(
-            num_bits, per_channel, range_decay, preserve_sparsity, skipped
+            bits,
+            per_channel,
+            range_decay,
+            preserve_sparsity,
+            preserve_clusters,
+            skipped,
+            activations,
+            start_step,
+            freeze_step,
         )
         quantized = keras.models.clone_model(
             graph, clone_function=rewriting.copy, call_function=rewriting.call
         )
         rewriting.copy_weights()
     return quantized
+
+
+def strip_quantization(model):
+    """Returns the float model of a quantization-aware one, with its rounded weights.
+
+    After training with `activations=False` this is what to export with quantization
+    "dynamic_range": the file stores the very numbers that training saw. The activation
+    quantizers are left out. (Export with "int8" takes the quantization-aware model.)
+
+    Args:
+        model: a model that `quantize_model` returned.
+
+    Returns:
+        A flat functional `keras.Model` without any layer of this package's
+        compression, with weights of its own.
+
+    Raises:
+        ValueError: if the model is not quantization-aware.
+
+    Example:
+
+    >>> import keras
+    >>> x = keras.Input((2,))
+    >>> model = keras.Model(x, keras.layers.Dense(3, activation="gelu", name="a")(x))
+    >>> model = strip_quantization(quantize_model(model))
+    >>> [layer.name for layer in model.layers[1:]]
+    ['a', 'a.gelu']
+    """
+    if not any(isinstance(layer, WeightQuantizer) for layer in model.layers):
+        raise ValueError(
+            f"Model '{model.name}' is not quantization-aware: nothing to strip."
+        )
+    copies = []
+
+    def copy(layer):
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
+        inner = layer.layer if isinstance(layer, WeightQuantizer) else layer
+        plain = type(inner).from_config(inner.get_config())
+        plain.build_from_config(inner.get_build_config() or {})
+        copies.append((layer, inner, plain))
+        return plain
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, ActivationQuantizer):
+            return args[0]
+        return layer(*args, **kwargs)
+
+    with strategy_scope(model):
+        plain_model = keras.models.clone_model(
+            model, clone_function=copy, call_function=call
+        )
+        for layer, inner, plain in copies:
+            if isinstance(layer, ActivationQuantizer):
+                continue
+            for weight, own in zip(inner.weights, plain.weights, strict=True):
+                own.assign(weight)
+            if isinstance(layer, WeightQuantizer):
+                for weight, own in zip(
+                    quantizable_weights(inner), quantizable_weights(plain), strict=True
+                ):
+                    own.assign(layer.quantized(weight))
+    return plain_model
 
 
 def _with_visible_attention(graph):
@@ -108,9 +212,21 @@ def _attend(query, key, value, bias=None, mask=None, scale=None):
     return ops.transpose(context, (0, 2, 1, 3))  # (B, T, H, K)
 
 
-def _check(model, num_bits, range_decay):
-    if not isinstance(num_bits, int) or not 2 <= num_bits <= 8:
-        raise ValueError(f"num_bits is a whole number from 2 to 8, not {num_bits!r}.")
+def _check(model, all_bits, range_decay, start_step, freeze_step):
+    for num_bits in all_bits:
+        if not isinstance(num_bits, int) or not 2 <= num_bits <= 8:
+            raise ValueError(
+                f"num_bits is a whole number from 2 to 8, not {num_bits!r}."
+            )
+    if not isinstance(start_step, int) or start_step < 0:
+        raise ValueError(f"start_step is a whole number >= 0, not {start_step!r}.")
+    if freeze_step is not None and (
+        not isinstance(freeze_step, int) or freeze_step <= start_step
+    ):
+        raise ValueError(
+            f"freeze_step is None or a whole number above start_step={start_step}, "
+            f"not {freeze_step!r}."
+        )
     if not 0 <= range_decay < 1:
         raise ValueError(f"range_decay lies in [0, 1); received {range_decay!r}.")
     if not isinstance(model, keras.Model):
@@ -125,9 +241,15 @@ def _check(model, num_bits, range_decay):
                 "the one that is exported. Start from the float model."
             )
     for weight in model.weights:
-        if isinstance(weight.constraint, MagnitudePruning):
+        if isinstance(weight.constraint, PRUNING):
             raise ValueError(
                 f"Weight '{weight.path}' is still being pruned. Call "
                 "strip_pruning(model) first: the zeros stay, and "
                 "preserve_sparsity=True keeps them while the quantized model trains."
+            )
+        if isinstance(weight.constraint, WeightClustering):
+            raise ValueError(
+                f"Weight '{weight.path}' is still being clustered. Call "
+                "strip_clustering(model) first: its few values stay, and "
+                "preserve_clusters=True keeps them while the quantized model trains."
             )

@@ -5,8 +5,11 @@ import numpy as np
 from keras import ops
 
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
+from keras_tformer.compress.cluster_centroids import shared_values
+from keras_tformer.compress.weight_clustering import WeightClustering
 from keras_tformer.compress.weight_quantizer import (
     WeightQuantizer,
+    check_known,
     quantizable_weights,
 )
 
@@ -45,17 +48,36 @@ class QuantizedGraph:
     `copy` and `call` are the two functions that `keras.models.clone_model` takes.
 
     Args:
-        num_bits, per_channel, preserve_sparsity: see `WeightQuantizer`.
+        num_bits: {path of a layer: bits of its weights}; others have 8.
+        per_channel, preserve_sparsity: see `WeightQuantizer`.
+        preserve_clusters: bool, whether weights of few values keep them so few.
         range_decay: see `ActivationQuantizer`.
         skipped: paths of layers that stay in float.
+        has_activations: bool, whether activations are quantized, too.
+        start_step, freeze_step: see `ActivationQuantizer`.
     """
 
-    def __init__(self, num_bits, per_channel, range_decay, preserve_sparsity, skipped):
+    def __init__(
+        self,
+        num_bits,
+        per_channel,
+        range_decay,
+        preserve_sparsity,
+        preserve_clusters,
+        skipped,
+        has_activations,
+        start_step,
+        freeze_step,
+    ):
         self.num_bits = num_bits
         self.per_channel = per_channel
         self.range_decay = range_decay
         self.preserve_sparsity = preserve_sparsity
+        self.preserve_clusters = preserve_clusters
         self.skipped = skipped
+        self.has_activations = has_activations
+        self.start_step = start_step
+        self.freeze_step = freeze_step
         self.copies = []  # (layer of the given model, its copy)
         self.activations = {}  # {name of a layer: activation taken out of it}
         self.quantized_tensors = {}  # {id: (tensor, the same quantized)}
@@ -68,6 +90,8 @@ class QuantizedGraph:
             return layer
         config = layer.get_config()
         weights = [] if self._is_skipped(layer) else quantizable_weights(layer)
+        if not self._is_skipped(layer):
+            check_known(layer)
         if weights and config.get("activation") not in (None, "linear"):
             self.activations[layer.name] = layer.activation
             config["activation"] = "linear"
@@ -79,17 +103,32 @@ class QuantizedGraph:
         shares = [float(np.mean(weight.numpy() == 0)) for weight in weights]
         return WeightQuantizer(
             copy,
-            self.num_bits,
+            self.num_bits.get(layer.name, 8),
             self.per_channel,
             # A kernel that starts as zeros is not a pruned one.
             self.preserve_sparsity and any(0 < share < 1 for share in shares),
+            self._centroid_shapes(weights),
+            self.start_step,
         )
+
+    def _centroid_shapes(self, weights):
+        if not self.preserve_clusters:
+            return None
+        values = [shared_values(w.numpy(), "embed" in w.name) for w in weights]
+        if all(x is None for x in values):
+            return None
+        return [None if x is None else list(x.shape) for x in values]
 
     def copy_weights(self):
         """Gives the copies the weights of their originals, once all are built."""
         for layer, copy in self.copies:
             for weight, own in zip(layer.weights, copy.weights, strict=True):
                 own.assign(weight.numpy())
+                if isinstance(own.constraint, WeightClustering):
+                    values = weight.numpy()
+                    own.constraint.start(
+                        values, shared_values(values, "embed" in own.name)
+                    )
 
     def call(self, layer, *args, **kwargs):
         """Calls a copied layer or an operation with quantizers where it needs them."""
@@ -165,6 +204,8 @@ class QuantizedGraph:
     def _quantize(self, tensor, name, fixed_range=None, has_mask=False):
         if not isinstance(tensor, keras.KerasTensor) or not _is_float(tensor):
             return tensor
+        if not self.has_activations:
+            return tensor
         name, count = f"{name}.quantizer", 1
         while name in self.names:
             name, count = f"{name.split('.quantizer')[0]}.quantizer_{count}", count + 1
@@ -173,6 +214,8 @@ class QuantizedGraph:
             range_decay=self.range_decay,
             fixed_range=fixed_range,
             softmax_depth=_SOFTMAX_DEPTH,
+            start_step=self.start_step,
+            freeze_step=self.freeze_step,
             dtype=tensor.dtype,
             name=name,
         )

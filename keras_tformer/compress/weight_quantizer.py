@@ -5,6 +5,11 @@ import math
 import keras
 from keras import ops
 
+from keras_tformer.compress.weight_clustering import (
+    WeightClustering,
+    clustering_variable,
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
 class WeightQuantizer(keras.layers.Layer):
@@ -23,6 +28,11 @@ class WeightQuantizer(keras.layers.Layer):
         per_channel: bool, whether kernels have a scale for each output channel.
         preserve_sparsity: bool, whether weights that are zero get no gradient and so
             stay zero: pruning-preserving training (PQAT).
+        centroid_shapes: for each of the layer's weights the shape of its centroids, or
+            None where it is not clustered: cluster-preserving training (CQAT, with
+            `preserve_sparsity` PCQAT). A `WeightClustering` constraint keeps as many
+            values while the model trains; its state is saved with the model.
+        start_step: int, training batches that see the float weights.
 
     Call arguments:
         inputs: what the layer takes.
@@ -44,7 +54,14 @@ class WeightQuantizer(keras.layers.Layer):
     """
 
     def __init__(
-        self, layer, num_bits=8, per_channel=True, preserve_sparsity=False, **kwargs
+        self,
+        layer,
+        num_bits=8,
+        per_channel=True,
+        preserve_sparsity=False,
+        centroid_shapes=None,
+        start_step=0,
+        **kwargs,
     ):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
@@ -53,11 +70,32 @@ class WeightQuantizer(keras.layers.Layer):
         self.num_bits = num_bits
         self.per_channel = per_channel
         self.preserve_sparsity = preserve_sparsity
+        self.centroid_shapes = centroid_shapes
+        self.start_step = start_step
         self.supports_masking = layer.supports_masking
 
     def build(self, inputs_shape):
         if not self.layer.built:
             self.layer.build(inputs_shape)
+        if self.start_step:
+            self.step = self.add_weight(
+                name="step",
+                shape=(),
+                dtype="float32",
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+            )
+        weights = quantizable_weights(self.layer)
+        for weight, shape in zip(weights, self.centroid_shapes or (), strict=False):
+            if shape is not None:
+                weight.constraint = WeightClustering(
+                    clustering_variable(self, f"{weight.name}_original", weight.shape),
+                    clustering_variable(self, f"{weight.name}_centroids", shape),
+                    preserve_sparsity=self.preserve_sparsity,
+                    inner=weight.constraint,
+                )
         self.built = True
 
     def call(self, inputs, training=False, **kwargs):
@@ -65,6 +103,8 @@ class WeightQuantizer(keras.layers.Layer):
             (weight, self.quantized(weight, training))
             for weight in quantizable_weights(self.layer)
         ]
+        if training and self.start_step:
+            self.step.assign(self.step + 1)
         # Within the scope the layer reads the quantized values in place of its weights.
         with keras.StatelessScope(state_mapping=mapping):
             return self.layer.call(inputs, **kwargs)
@@ -82,7 +122,7 @@ class WeightQuantizer(keras.layers.Layer):
             value = value * ops.stop_gradient(
                 ops.cast(ops.not_equal(value, 0), value.dtype)
             )
-        shape = value.shape
+        given, shape = value, value.shape
         columns = self._num_channels(weight)
         if columns is None:
             largest = ops.max(ops.abs(value))
@@ -102,7 +142,11 @@ class WeightQuantizer(keras.layers.Layer):
             narrow_range=True,
             axis=axis,
         )
-        return ops.reshape(value, shape)
+        rounded = ops.reshape(value, shape)
+        if training and self.start_step:
+            has_started = ops.greater_equal(self.step, self.start_step)
+            return ops.where(has_started, rounded, given)
+        return rounded
 
     def get_config(self):
         return {
@@ -111,6 +155,8 @@ class WeightQuantizer(keras.layers.Layer):
             "num_bits": self.num_bits,
             "per_channel": self.per_channel,
             "preserve_sparsity": self.preserve_sparsity,
+            "centroid_shapes": self.centroid_shapes,
+            "start_step": self.start_step,
         }
 
     @classmethod
@@ -136,6 +182,9 @@ class WeightQuantizer(keras.layers.Layer):
 
 def quantizable_weights(layer):
     """Returns the kernels and embedding tables that a layer itself holds."""
+    for layer_type, weights in _RULES.items():
+        if isinstance(layer, layer_type):
+            return list(weights(layer))
     own = [*layer._trainable_variables, *layer._non_trainable_variables]
     return [
         weight
@@ -144,3 +193,55 @@ def quantizable_weights(layer):
         and weight.name.endswith(("kernel", "embeddings"))
         and "Normalization" not in type(layer).__name__
     ]
+
+
+_RULES = {}  # {layer type: function(layer) -> weights}
+
+
+def quantization_rule(layer_type, weights):
+    """Says which weights of a layer type `quantize_model` rounds.
+
+    Without a rule these are the weights named `kernel` and `embeddings`, and a layer
+    that holds its matrices under other names is refused. Of a weight whose name has
+    "kernel" in it each output channel (last axis) has a scale, of others the whole
+    weight. A saved model needs the rule again before it is loaded.
+
+    Args:
+        layer_type: a subclass of `keras.layers.Layer`.
+        weights: function(layer) -> list of the layer's own weights; an empty list
+            leaves the layer in float.
+
+    Example:
+
+    >>> import keras
+    >>> class Scale(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.factors = self.add_weight(name="factors", shape=shape[1:])
+    ...     def call(self, x):
+    ...         return x * self.factors
+    >>> quantization_rule(Scale, lambda layer: [layer.factors])
+    """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, keras.Layer)):
+        raise ValueError(f"Expected a type of layers, received {layer_type!r}.")
+    if not callable(weights):
+        raise ValueError(
+            f"Expected a function(layer) -> list of weights, received {weights!r}."
+        )
+    _RULES[layer_type] = weights
+
+
+def check_known(layer):
+    """Raises ValueError if a leaf holds matrices that no rule speaks of."""
+    if any(isinstance(layer, layer_type) for layer_type in _RULES):
+        return
+    kind = type(layer).__name__
+    matrices = [w.path for w in layer.trainable_weights if len(w.shape) > 1]
+    known = quantizable_weights(layer) or "Normalization" in kind or kind == "PReLU"
+    if matrices and not known:
+        raise ValueError(
+            f"Layer '{layer.name}' ({kind}) holds {', '.join(matrices)}, and how to "
+            "quantize that is not known. Say so with one function, "
+            f"kt.compress.quantization_rule({kind}, lambda layer: [the weights to "
+            "round]), where an empty list leaves it in float; or leave this layer in "
+            f"float: skip=['{layer.name}']."
+        )
