@@ -62,6 +62,7 @@ def parse_arguments():
     add("--sizes", nargs="+", default=["12x768", "4x256"], help="layers x hidden_dim")
     add("--measure", nargs="+", default=["forward", "training", "start"])
     add("--peers", nargs="+", default=["ours", "keras_hub", "hugging_face"])
+    add("--settings", nargs="+", default=["graph", "xla"], help="of the Keras peers")
     add("--batch", type=int, default=8, help="sequences in a batch")
     add("--sequence-length", type=int, default=128)
     add("--rounds", type=int, default=5, help="turns of all peers; the first is extra")
@@ -165,7 +166,8 @@ def keras_steps(peer, size, what, arguments):
     inputs, labels = random_batch(arguments)
     inputs = {key: tf.constant(value) for key, value in inputs.items()}
     steps = {}
-    for setting, jit_compile in (("graph", False), ("xla", True)):
+    for setting in arguments.settings:
+        jit_compile = setting == "xla"
         model = keras_classifier(peer, "bert", parse_size(size, arguments))
         if what == "training":
             compile_keras(peer, model, jit_compile)
@@ -248,7 +250,9 @@ def compare(arguments, size, what):
 
 def compare_starts(arguments, model, num_layers):
     peers = [peer for peer in arguments.peers if peer != "hugging_face"]
-    times = {f"{peer} {setting}": [] for peer in peers for setting in ("graph", "xla")}
+    times = {
+        f"{peer} {setting}": [] for peer in peers for setting in arguments.settings
+    }
     for _ in range(max(1, arguments.rounds // 2)):
         for name, measured in times.items():
             command = [sys.executable, *sys.argv, "--first-step", *name.split()]

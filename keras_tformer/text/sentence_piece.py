@@ -33,8 +33,9 @@ class SentencePieceTokenizer:
 
     `encode` works on Python strings with the Rust library `tokenizers`, `tokenize` on
     string tensors with `tensorflow_text.FastSentencepieceTokenizer`, prepared to give
-    the same ids for any text but where two ways of cutting a word score the same:
-    then "zzz" may be "z" "zz" for one and "zz" "z" for the other. Neither adds
+    the same ids for any text but where two ways of cutting a word score the same to
+    float32's precision: then "ruling" may be "rul" "ing" for one and "ru" "ling" for
+    the other. Neither adds
     `[CLS]` or `[SEP]` (`pack` and `encode_batch` do). Names of special tokens are
     text, unless `never_split` has them.
 

@@ -574,5 +574,6 @@ NO_CASES = {
     "CAUSAL_LM_SIZES",
     "TRANSFORMER_SIZES",
     "gelu_tanh",
+    "generate",  # Its cases are in tests/models/test_generation.py.
     "get_activation",
 }

@@ -76,13 +76,25 @@ def differences(peers, texts, with_offsets=True):
         for i, text in enumerate(part):
             same = expected["input_ids"][i] == host[i][0] and spans[i] == host[i][1]
             in_graph = graph[i] == host[i][0]
-            if isinstance(ours, SentencePieceTokenizer):
-                # Of two cuts with equal scores TF Text may choose the other:
-                # "zz" "z" or "z" "zz".
-                in_graph = sorted(graph[i]) == sorted(host[i][0])
+            if isinstance(ours, SentencePieceTokenizer) and not in_graph:
+                # TF Text adds scores in float32: of two cuts whose scores are equal to
+                # that precision it may choose the other ("rul" "ing", "ru" "ling").
+                in_graph = are_equally_probable(theirs, graph[i], host[i][0])
             if not (same and in_graph):
                 wrong.append((text, expected["input_ids"][i], host[i][0], graph[i]))
     return [ascii(case)[:400] for case in wrong[:5]]  # more would take minutes to show
+
+
+def are_equally_probable(theirs, ids, other_ids):
+    """Whether two cuts of one text spell the same and have the same score."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="knows the scores")
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(pathlib.Path(theirs.name_or_path) / "spiece.model")
+    )
+    scores = [sum(map(model.get_score, x)) for x in (ids, other_ids)]
+    # Twice the rounding error of a sum of that size.
+    are_close = abs(scores[0] - scores[1]) <= 2**-22 * abs(scores[1])
+    return model.decode(ids) == model.decode(other_ids) and are_close
 
 
 def real_texts(data_folder, step):
