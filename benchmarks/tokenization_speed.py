@@ -143,6 +143,11 @@ def graph_peers(vocabulary, arguments):
         pass
 
     def pipeline(tokenize):
+        # Traced once; every turn runs the same function.
+        tokenize = tf.function(
+            tokenize, input_signature=[tf.TensorSpec([None], tf.string)]
+        )
+
         def count(batches):
             dataset = tf.data.Dataset.from_tensor_slices(
                 [line for batch in batches for line in batch]

@@ -111,6 +111,9 @@ class WordPieceTokenizer:
                 f"never_split names {', '.join(map(repr, missing))}, which the "
                 "vocabulary lacks; expected pieces of the vocabulary."
             )
+        # Not while a graph is traced: AutoGraph takes a second over these loops.
+        self._starts_word = np.array([not p.startswith("##") for p in self._vocabulary])
+        self._lengths = [len(piece.removeprefix("##")) for piece in self._vocabulary]
         self._host = None
         self._graph = {}
 
@@ -260,9 +263,12 @@ class WordPieceTokenizer:
         if self._lowercase:
             strings = tf.strings.lower(strings)
         ids = self._fast_tokenizer(tf, tf_text, False).tokenize(strings)
-        lengths = [len(p.removeprefix("##")) for p in self._vocabulary]
         return hide_long_words(
-            ids, self.starts_word, lengths, self.unknown_id, MAX_CHARACTERS_PER_WORD
+            ids,
+            self._starts_word,
+            self._lengths,
+            self.unknown_id,
+            MAX_CHARACTERS_PER_WORD,
         )
 
     def _prepare(self, strings):
@@ -368,7 +374,7 @@ class WordPieceTokenizer:
     @property
     def starts_word(self):
         """`(V,)` bool array: True where a piece begins a word."""
-        return np.array([not piece.startswith("##") for piece in self._vocabulary])
+        return self._starts_word.copy()
 
 
 def _normalizer(lowercase, strip_accents, split_chinese_characters):
