@@ -53,9 +53,8 @@ def integers(layer):
     return np.asarray(layer.quantized(weight)), weight.numpy()
 
 
-@pytest.mark.parametrize(
-    "is_sparse", [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("is_sparse", [False, True])
 def test_clusters_and_zeros_survive(is_sparse, tmp_path):
     model = clustered(is_sparse=is_sparse)
     zeros = sparsity(model)

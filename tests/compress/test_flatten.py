@@ -55,6 +55,7 @@ def test_shared_block_is_laid_flat_and_stays_shared(dtype):
     assert [layer.name for layer in model._flatten_layers()] == names
 
 
+@pytest.mark.slow
 def test_flat_model_saves_loads_and_trains(tmp_path):
     model = kt.models.sequence_classifier(albert(), num_classes=3)
     flat = flatten(model, sequence_length=LENGTH)

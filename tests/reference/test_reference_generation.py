@@ -220,7 +220,7 @@ def test_against_gpt2(gpt2, case, record_property):
         pytest.param("beam", marks=pytest.mark.slow),
         pytest.param("beam early", marks=pytest.mark.slow),
         pytest.param("beam never", marks=pytest.mark.slow),
-        "beam rules",
+        pytest.param("beam rules", marks=pytest.mark.slow),
     ],
 )
 def test_against_marian(marian, case, record_property):

@@ -129,6 +129,7 @@ def test_fit_traces_the_training_step_once_where_keras_needs_two():
     assert (our_traces, their_traces) == (1, 2)
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one_device(mirrored_strategy):
     single, _ = fitted(kt.training.FusedAdamW(0.1))
     with mirrored_strategy.scope():
