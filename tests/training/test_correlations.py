@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_tformer.training import (
+    MaskedCrossentropy,
     MatthewsCorrelation,
     MicroF1,
     PearsonCorrelation,
@@ -134,7 +135,7 @@ def test_two_replicas_with_unequal_parts_add_up(mirrored_strategy):
         model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
         model.set_weights([np.eye(3, 2), np.zeros(2)])
         metrics = [MatthewsCorrelation(), MicroF1(2, [1])]
-        model.compile(loss="mse", weighted_metrics=metrics)
+        model.compile(loss=MaskedCrossentropy(), weighted_metrics=metrics)
         rows = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
         scores = model.evaluate(rows, verbose=0, return_dict=True)
         regressor = keras.Model(inputs, keras.layers.Dense(1)(inputs))
