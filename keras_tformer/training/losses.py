@@ -78,6 +78,27 @@ def _sum_over_replicas(value):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def weighted_mean(values, weights):
+    """Averages over the whole batch: under `tf.distribute`, over all replicas.
+
+    Each replica divides its own sum by the weights of all, so that the replicas' losses
+    and gradients add up to those of one device.
+
+    Args:
+        values: float tensor of any shape.
+        weights: float tensor of the same shape, 0 for what does not count.
+
+    Returns:
+        A scalar tensor; 0 where nothing counts.
+
+    Example:
+        >>> float(weighted_mean(np.array([1.0, 5.0, 9.0]), np.array([1.0, 1.0, 0.0])))
+        3.0
+    """
+    total = _sum_over_replicas(ops.sum(weights))
+    return ops.divide_no_nan(ops.sum(values * weights), total)
+
+
 @keras.saving.register_keras_serializable(package="keras_tformer")
 class MaskedCrossentropy(keras.losses.Loss):
     """Averages the cross-entropy of logits over the positions that count.
@@ -139,8 +160,7 @@ class MaskedCrossentropy(keras.losses.Loss):
         weights = counting_weights(
             labels_for(y_true, y_pred), sample_weight, self.ignored_label
         )
-        total = _sum_over_replicas(ops.sum(weights))
-        return ops.divide_no_nan(ops.sum(losses * weights), total)
+        return weighted_mean(losses, weights)
 
     def get_config(self):
         return {
