@@ -110,19 +110,19 @@ def intermediate_outputs(model, features):
                 heads = AttentionHeads(layer, name, name=f"{name}_{call_number}")
                 found[name][str(call_number)] = heads(arguments["inputs"])
         returns_scores = arguments.get("return_attention_scores", False)
-        arguments["return_attention_scores"] = returns_scores or wanted(
-            "attention_scores"
-        )
-        output = layer(**arguments)
-        if not arguments["return_attention_scores"]:
-            hidden, scores = output, None
+        if not wanted("attention_scores"):
+            output = layer(*args, **kwargs)
+            hidden = output[0] if returns_scores else output
         else:
-            hidden, scores = output
+            arguments.pop("return_attention_scores", None)
+            x = arguments.pop("inputs")
+            block = BlockWithScores(layer, name=f"{layer.name}_call_{call_number}")
+            hidden, scores = block(x, **arguments)
+            found["attention_scores"][str(call_number)] = scores
+            output = (hidden, scores) if returns_scores else hidden
         if wanted("hidden_states"):
             found["hidden_states"][str(call_number)] = hidden
-        if wanted("attention_scores"):
-            found["attention_scores"][str(call_number)] = scores
-        return (hidden, scores) if returns_scores else hidden
+        return output
 
     # A model of its own is not compiled, so that the clone is not either.
     graph = keras.Model(model.input, model.output, name=model.name)
@@ -130,6 +130,42 @@ def intermediate_outputs(model, features):
         graph, clone_function=lambda layer: layer, call_function=call
     )
     return keras.Model(graph.input, {"outputs": graph.output, **found}, name=model.name)
+
+
+class BlockWithScores(keras.layers.Layer):
+    """Calls a block so that it returns its attention weights, too.
+
+    Keras takes every call of a layer in a graph to have as many outputs as the first,
+    so that a block that was called without its weights needs another name with them.
+
+    Args:
+        block: `TransformerEncoder`, built.
+
+    Call arguments:
+        inputs, padding_mask, attention_mask: as those of the block.
+
+    Returns:
+        `(B, T, D)` and `(B, H, T, T)` tensors.
+
+    Example:
+        >>> block = kt.layers.TransformerEncoder(num_heads=3, intermediate_dim=11)
+        >>> x = keras.ops.ones((2, 5, 21))
+        >>> y = block(x)
+        >>> tuple(BlockWithScores(block)(x)[1].shape)
+        (2, 3, 5, 5)
+    """
+
+    def __init__(self, block, **kwargs):
+        super().__init__(dtype=block.dtype_policy, **kwargs)
+        self.block = block
+        self.built = True
+
+    def call(self, inputs, padding_mask=None, attention_mask=None):
+        masks = {"padding_mask": padding_mask, "attention_mask": attention_mask}
+        return self.block(inputs, **masks, return_attention_scores=True)
+
+    def compute_output_spec(self, inputs, padding_mask=None, attention_mask=None):
+        return self.block.compute_output_spec(inputs, return_attention_scores=True)
 
 
 class AttentionHeads(keras.layers.Layer):
