@@ -36,11 +36,14 @@ class Distiller(keras.Model):
     it is given and writes it into every checkpoint. That is why this class has the same
     arguments and another body.
 
+    A loss of your own is a layer like these, with `features`, `build` and `call`.
+
     Args:
-        teacher: functional `keras.Model`. What `distillation_losses` need of it must be
-            in its graph; for soft targets, its outputs are logits like the student's.
-        student: functional `keras.Model`, trained in place. Input dicts may differ
-            from the teacher's: each takes the entries of its own.
+        teacher: functional or Sequential `keras.Model`, built. What the losses need of
+            it must be in its graph; for soft targets, its outputs are logits like the
+            student's.
+        student: functional or Sequential `keras.Model`, trained in place. Input dicts
+            may differ from the teacher's: each takes the entries of its own.
         distillation_losses: list of `SoftTargetDistillation`,
             `HiddenStateDistillation`, `AttentionDistillation` and
             `RelationDistillation`; None for `SoftTargetDistillation()` alone.
@@ -57,8 +60,9 @@ class Distiller(keras.Model):
         need.
 
     Raises:
-        ValueError: if a model is not functional, they share weights, the losses do not
-            fit them, or a number is out of range.
+        ValueError: if a model is subclassed or not built, they share weights, the
+            losses do not fit them or are another distiller's, or a number is out of
+            range.
 
     Example:
         >>> sizes = dict(num_layers=2, num_heads=2, intermediate_dim=7, hidden_dim=4)
@@ -233,10 +237,11 @@ class Distiller(keras.Model):
 
 def _check_models(teacher, student):
     for role, model in (("teacher", teacher), ("student", student)):
-        if not isinstance(model, keras.Function):
+        known = isinstance(model, (keras.Function, keras.Sequential))
+        if not known or not model.built:
             raise ValueError(
                 f"Received a {type(model).__name__} as {role}. Expected a functional "
-                "keras.Model. Build it from keras.Input tensors."
+                "or Sequential keras.Model, built. Make it from keras.Input tensors."
             )
     shared = {id(variable) for variable in teacher.weights}
     shared = [weight.path for weight in student.weights if id(weight) in shared]
@@ -254,6 +259,12 @@ def _check_losses(losses, weights, student_loss_weight):
             f"Received {len(losses)} distillation losses and {len(weights)} weights. "
             "Expected at least one loss, and a weight for each."
         )
+    built = [loss.name for loss in losses if loss.built]
+    if built:
+        raise ValueError(
+            f"The losses {built} belong to another distiller, or have been called. "
+            "Expected new ones, which learn their own projections."
+        )
     names = [loss.name for loss in losses]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -268,12 +279,18 @@ def _check_losses(losses, weights, student_loss_weight):
 
 
 def _plain(model):
-    return keras.Model(model.input, {"outputs": model.output}, name=model.name)
+    if isinstance(model, keras.Sequential):
+        inputs, outputs = model.inputs[0], model.outputs[0]
+    else:
+        inputs, outputs = model.input, model.output
+    return keras.Model(inputs, {"outputs": outputs}, name=model.name)
 
 
 def _inputs_of(model, inputs):
     """Takes the entries that a model knows out of a dict of inputs."""
-    if not isinstance(inputs, dict) or not isinstance(model.input, dict):
+    if isinstance(model, keras.Sequential) or not isinstance(model.input, dict):
+        return inputs
+    if not isinstance(inputs, dict):
         return inputs
     missing = [name for name in model.input if name not in inputs]
     if missing:

@@ -15,7 +15,7 @@ def number_of_calls(model):
     """Counts the calls of encoder blocks in a model: ALBERT's one block counts often.
 
     Args:
-        model: functional `keras.Model`.
+        model: `keras.Model`.
 
     Returns:
         An int, 0 for a model without such blocks (or one that was laid flat).
@@ -30,7 +30,7 @@ def number_of_calls(model):
     """
     return sum(
         type(node.operation).__name__ == _BLOCK
-        for nodes in model._nodes_by_depth.values()
+        for nodes in getattr(model, "_nodes_by_depth", {}).values()
         for node in nodes
     )
 

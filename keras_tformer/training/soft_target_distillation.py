@@ -192,4 +192,4 @@ def divergence(teacher, student):
 
 
 def _pick(value, name):
-    return value[name] if isinstance(value, dict) else value
+    return value.get(name) if isinstance(value, dict) else value

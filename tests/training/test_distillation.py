@@ -236,6 +236,25 @@ def test_refusals():
         Distiller(teacher, student, [HiddenStateDistillation([(3, 3)])])
 
 
+def test_any_model_can_be_taught_soft_targets():
+    teacher, student = (
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(units, "relu")])
+        for units in (3, 3)
+    )
+    distiller = Distiller(teacher, student, student_loss_weight=0)
+    x = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
+    distiller.compile("sgd", run_eagerly=True)
+    distiller.fit(x, verbose=0)
+    expected = SoftTargetDistillation()(
+        {"outputs": teacher(x)}, {"outputs": student(x)}
+    )
+    np.testing.assert_allclose(float(total(distiller, x, None)), float(expected))
+    with pytest.raises(ValueError, match="another distiller"):
+        Distiller(teacher, student, distiller.distillation_losses)
+    with pytest.raises(ValueError, match="Received a Sequential as student"):
+        Distiller(teacher, keras.Sequential([keras.layers.Dense(3)]))
+
+
 # === Ways to train ===
 
 
