@@ -13,11 +13,7 @@ from keras_tformer.data.data_service import (
     start_dispatcher,
     start_worker,
 )
-from keras_tformer.data.document_packing import (
-    document_attention_mask,
-    fill_rows,
-    pack_rows,
-)
+from keras_tformer.data.document_packing import fill_rows, pack_rows
 from keras_tformer.data.documents import (
     Document,
     deduplicate,
@@ -27,6 +23,7 @@ from keras_tformer.data.documents import (
 from keras_tformer.data.embedded_corpus import embedded_corpus
 from keras_tformer.data.files import read_folder, read_table
 from keras_tformer.data.language_modelling import language_modelling_task
+from keras_tformer.data.masked_lm import masked_lm_dataset
 from keras_tformer.data.next_sentence import next_sentence_dataset
 from keras_tformer.data.pretraining_records import write_pretraining_records
 from keras_tformer.data.pretraining_records_dataset import pretraining_records_dataset
@@ -47,11 +44,11 @@ __all__ = [
     "Document",
     "classification_dataset",
     "deduplicate",
-    "document_attention_mask",
     "embedded_corpus",
     "fill_rows",
     "from_data_service",
     "language_modelling_task",
+    "masked_lm_dataset",
     "next_sentence_dataset",
     "pack_rows",
     "padding_share",

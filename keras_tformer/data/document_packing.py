@@ -1,4 +1,4 @@
-"""Short texts side by side in one row, and what keeps them apart."""
+"""Short texts side by side in one row, and which of them stands where."""
 
 import bisect
 from typing import Any, NamedTuple
@@ -12,19 +12,17 @@ class PackedRows(NamedTuple):
     Attributes:
         pieces: list of rows; a row is a list of `(text, start, end)`: ids `start` to
             `end` of text number `text`.
-        document_numbers: `(N, T)` int32 array: 1 for the first text of a row, 2 for
+        document_ids: `(N, T)` int32 array: 1 for the first text of a row, 2 for
             the second, and so on; 0 for padding.
-        position_ids: `(N, T)` int32 array that begins anew at 0 with every text.
     """
 
     pieces: list
-    document_numbers: Any
-    position_ids: Any
+    document_ids: Any
 
     @property
     def padding_share(self):
         """float. Share of all positions that hold no token."""
-        return float((self.document_numbers == 0).mean())
+        return float((self.document_ids == 0).mean())
 
 
 def pack_rows(lengths, sequence_length):
@@ -48,7 +46,7 @@ def pack_rows(lengths, sequence_length):
         >>> rows = pack_rows([3, 2, 4], 5)
         >>> rows.pieces
         [[(2, 0, 4)], [(0, 0, 3), (1, 0, 2)]]
-        >>> rows.document_numbers.tolist()
+        >>> rows.document_ids.tolist()
         [[1, 1, 1, 1, 0], [1, 1, 1, 2, 2]]
     """
     pieces = [
@@ -79,15 +77,13 @@ def pack_rows(lengths, sequence_length):
             if not rows_with[left]:
                 bisect.insort(free, left)
             rows_with[left].append(row)
-    document_numbers = np.zeros((len(rows), sequence_length), "int32")
-    position_ids = np.zeros((len(rows), sequence_length), "int32")
+    document_ids = np.zeros((len(rows), sequence_length), "int32")
     for row, row_pieces in enumerate(rows):
         at = 0
         for number, (_, start, end) in enumerate(row_pieces, 1):
-            document_numbers[row, at : at + end - start] = number
-            position_ids[row, at : at + end - start] = np.arange(end - start)
+            document_ids[row, at : at + end - start] = number
             at += end - start
-    return PackedRows(rows, document_numbers, position_ids)
+    return PackedRows(rows, document_ids)
 
 
 def fill_rows(rows, ids, padding_id=0):
@@ -105,31 +101,10 @@ def fill_rows(rows, ids, padding_id=0):
         >>> fill_rows(pack_rows([1, 2], 3), [[7], [8, 9]]).tolist()
         [[8, 9, 7]]
     """
-    filled = np.full(rows.document_numbers.shape, padding_id, "int32")
+    filled = np.full(rows.document_ids.shape, padding_id, "int32")
     for row, pieces in enumerate(rows.pieces):
         at = 0
         for text, start, end in pieces:
             filled[row, at : at + end - start] = ids[text][start:end]
             at += end - start
     return filled
-
-
-def document_attention_mask(document_numbers):
-    """Lets every position look at its own text alone.
-
-    Args:
-        document_numbers: `(B, T)` int tensor or array, 0 for padding.
-
-    Returns:
-        `(B, T, T)` int32 tensor, 1 where a position may look: `attention_mask` of
-        `MultiHeadAttention` and `TransformerEncoder`.
-
-    Example:
-        >>> document_attention_mask(np.array([[1, 2, 2, 0]])).numpy()[0].tolist()
-        [[1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
-    """
-    import tensorflow as tf
-
-    numbers = tf.convert_to_tensor(document_numbers)
-    same = numbers[:, :, None] == numbers[:, None, :]  # (B, T, T)
-    return tf.cast(same & (numbers > 0)[:, None, :], tf.int32)

@@ -112,3 +112,30 @@ def split_documents(
                 parts[part].append(index)
                 counts[part] += 1
     return tuple([documents[i] for i in sorted(part)] for part in parts)
+
+
+def encode_documents(documents, tokenizer):
+    """Turns each document into one list of ids, without special tokens.
+
+    Args:
+        documents: iterable of `Document`, of lists of paragraphs or of strings.
+        tokenizer: `WordPieceTokenizer` or `SentencePieceTokenizer`.
+
+    Returns:
+        A list of lists of ints; documents without a token are left out.
+
+    Example:
+        >>> from keras_tformer.text import WordPieceTokenizer
+        >>> tokenizer = WordPieceTokenizer("[PAD] [UNK] [CLS] [SEP] [MASK] a b".split())
+        >>> encode_documents([["a", "b a"], [" "], "b"], tokenizer)
+        [[5, 6, 5], [6]]
+    """
+    texts, counts = [], []
+    for document in documents:
+        paragraphs = getattr(document, "paragraphs", document)
+        paragraphs = [paragraphs] if isinstance(paragraphs, str) else paragraphs
+        texts += paragraphs
+        counts.append(len(paragraphs))
+    encoded = iter(tokenizer.encode(texts))
+    rows = [[i for _ in range(count) for i in next(encoded)] for count in counts]
+    return [ids for ids in rows if ids]

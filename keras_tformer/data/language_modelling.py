@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from keras_tformer.data.document_packing import (
-    document_attention_mask,
-    fill_rows,
-    pack_rows,
-)
+from keras_tformer.data.document_packing import fill_rows, pack_rows
+from keras_tformer.data.documents import encode_documents
 from keras_tformer.data.task import Task
 
 
@@ -15,7 +12,7 @@ def language_modelling_task(
     tokenizer,
     sequence_length,
     batch_size,
-    keep_documents_apart=False,
+    has_packed_documents=False,
     shuffle=False,
     seed=0,
     drop_remainder=False,
@@ -24,17 +21,17 @@ def language_modelling_task(
 
     Documents are read as `[CLS] text [SEP]`, one behind the other, and cut into blocks
     of `sequence_length` (Radford et al. 2019, section 2); only the last block holds
-    padding. With `keep_documents_apart` each row holds whole documents, as many as
-    fit, and a mask that lets none look at another.
+    padding. With `has_packed_documents` each row holds whole documents, as many as
+    fit, and says which token belongs to which, so that none looks at another.
 
     Args:
         documents: iterable of `Document`, of lists of paragraphs or of strings.
         tokenizer: `WordPieceTokenizer` or `SentencePieceTokenizer`.
         sequence_length: int. Length `T` of a row.
         batch_size: int. Rows `B` of a batch.
-        keep_documents_apart: bool. Pack whole documents, and add inputs for models
-            that take them: int32 `"attention_mask"` `(B, T, T)` and `"position_ids"`
-            `(B, T)`. Documents longer than a row are cut.
+        has_packed_documents: bool. Pack whole documents, for
+            `models.causal_lm(..., has_packed_documents=True)`: int32 `"document_ids"`
+            `(B, T)` is one more input. Documents longer than a row are cut.
         shuffle: bool. Another order of rows in every epoch.
         seed: int. Seed of the order.
         drop_remainder: bool. Leave out the last batch if it is not full.
@@ -57,25 +54,17 @@ def language_modelling_task(
     """
     import tensorflow as tf
 
-    texts, counts = [], []
-    for document in documents:
-        paragraphs = getattr(document, "paragraphs", document)
-        paragraphs = [paragraphs] if isinstance(paragraphs, str) else paragraphs
-        texts += paragraphs
-        counts.append(len(paragraphs))
-    encoded = iter(tokenizer.encode(texts))
-    sequences = []
-    for count in counts:
-        ids = [i for _ in range(count) for i in next(encoded)]
-        if ids:
-            sequences.append([tokenizer.start_id, *ids, tokenizer.end_id])
+    sequences = [
+        [tokenizer.start_id, *ids, tokenizer.end_id]
+        for ids in encode_documents(documents, tokenizer)
+    ]
     if not sequences:
         raise ValueError("The documents hold no token; expected some text.")
-    if keep_documents_apart:
+    if has_packed_documents:
         rows = pack_rows([len(ids) - 1 for ids in sequences], sequence_length)
         token_ids = fill_rows(rows, [s[:-1] for s in sequences], tokenizer.padding_id)
         labels = fill_rows(rows, [s[1:] for s in sequences], tokenizer.padding_id)
-        padding_mask = (rows.document_numbers > 0).astype("int32")
+        padding_mask = (rows.document_ids > 0).astype("int32")
     else:
         running = np.fromiter((i for s in sequences for i in s), "int32")
         num_rows = -(-(len(running) - 1) // sequence_length)
@@ -88,21 +77,11 @@ def language_modelling_task(
         padding_mask = padding_mask.reshape(num_rows, sequence_length)
         token_ids = np.where(padding_mask == 1, token_ids, tokenizer.padding_id)
     inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-    if keep_documents_apart:
-        inputs["document_numbers"] = rows.document_numbers
-        inputs["position_ids"] = rows.position_ids
+    if has_packed_documents:
+        inputs["document_ids"] = rows.document_ids
     weights = padding_mask.astype("float32")
     dataset = tf.data.Dataset.from_tensor_slices((inputs, labels, weights))
     if shuffle:
         dataset = dataset.shuffle(len(labels), seed=seed)
     dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-    if keep_documents_apart:
-        dataset = dataset.map(_with_mask, num_parallel_calls=tf.data.AUTOTUNE)
     return Task(dataset.prefetch(tf.data.AUTOTUNE), [], [], len(labels), {})
-
-
-def _with_mask(inputs, labels, weights):
-    inputs = dict(inputs)
-    numbers = inputs.pop("document_numbers")
-    inputs["attention_mask"] = document_attention_mask(numbers)
-    return inputs, labels, weights

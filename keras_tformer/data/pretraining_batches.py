@@ -9,7 +9,11 @@ from keras_tformer.data.masking import (
     maskable_tokens,
     ordinary_ids,
 )
-from keras_tformer.data.pretraining_rows import flatten_documents, tile_documents
+from keras_tformer.data.pretraining_rows import (
+    flatten_documents,
+    shuffled_rows,
+    tile_documents,
+)
 from keras_tformer.text import pack
 
 
@@ -108,17 +112,7 @@ def pretraining_batches(
             drawn = uniform(number, batch_size) * tf.cast(limit, tf.float32)
             return tf.minimum(tf.cast(drawn, tf.int32), limit - 1)
 
-        # Which rows: every epoch has its own order.
-        row = step * batch_size + tf.range(batch_size, dtype=tf.int64)  # (B,)
-        epoch, place = row // num_rows, row % num_rows
-        order_seed = tf.stack([0 * epoch + seed, epoch, 0 * epoch], axis=1)  # (B, 3)
-        # The wrapper in tf.random.experimental takes no seed per index.
-        index = tf.raw_ops.RandomIndexShuffle(
-            index=place,
-            seed=tf.cast(order_seed, tf.int32),
-            max_index=tf.constant(num_rows - 1, tf.int64),
-            rounds=4,
-        )
+        index, _ = shuffled_rows(step, batch_size, num_rows, seed)
 
         # From which word to which, and where the second segment begins: at a
         # sentence where the row holds one, else at any word.

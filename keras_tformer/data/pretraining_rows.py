@@ -20,6 +20,33 @@ def split_sentences(paragraphs):
     return [s for p in paragraphs for s in _SENTENCE_BREAK.split(p) if s]
 
 
+def cut_at_words(ids, starts_word, longest):
+    """Cuts ids at words into pieces of at most `longest`; a longer word is cut, too.
+
+    Args:
+        ids: list of ints, at least one.
+        starts_word: `(V,)` bool array. Whatever it says, the first id begins a word.
+        longest: int.
+
+    Returns:
+        A list of pieces `(ids, places where a word begins)`.
+
+    Example:
+        >>> cut_at_words([0, 1, 0, 1, 1], np.array([True, False]), 4)
+        [([0, 1], [0]), ([0, 1, 1], [0])]
+    """
+    starts = [0, *(np.flatnonzero(starts_word[ids[1:]]) + 1).tolist()]
+    pieces = []
+    while len(ids) > longest:
+        end = next((start for start in reversed(starts) if start <= longest), 0)
+        end = end or longest
+        pieces.append((ids[:end], [start for start in starts if start < end]))
+        ids = ids[end:]
+        starts = [start - end for start in starts if start >= end]
+        starts = starts if starts and starts[0] == 0 else [0, *starts]
+    return [*pieces, (ids, starts)]
+
+
 def flatten_documents(documents, tokenizer, starts_word):
     """Lays the whole corpus out as one row of ids.
 
@@ -77,3 +104,30 @@ def tile_documents(words, sentences, document_ends, room):
             start = sentence if sentence > start else max(end, start + 1)
         document_start = document_end
     return np.array(starts, "int32"), np.array(ends, "int32")
+
+
+def shuffled_rows(step, batch_size, num_rows, seed):
+    """Says which rows a batch holds: every epoch has its own order of all rows.
+
+    Args:
+        step: int64 scalar tensor, number of the batch.
+        batch_size: int.
+        num_rows: int.
+        seed: int.
+
+    Returns:
+        Two int64 tensors `(B,)`: the numbers of the rows and their epochs.
+    """
+    import tensorflow as tf
+
+    row = step * batch_size + tf.range(batch_size, dtype=tf.int64)  # (B,)
+    epoch, place = row // num_rows, row % num_rows
+    order_seed = tf.stack([0 * epoch + seed, epoch, 0 * epoch], axis=1)  # (B, 3)
+    # The wrapper in tf.random.experimental takes no seed per index.
+    index = tf.raw_ops.RandomIndexShuffle(
+        index=place,
+        seed=tf.cast(order_seed, tf.int32),
+        max_index=tf.constant(num_rows - 1, tf.int64),
+        rounds=4,
+    )
+    return index, epoch

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_tformer.data.masking import check_share
-from keras_tformer.data.pretraining_rows import split_sentences
+from keras_tformer.data.pretraining_rows import cut_at_words, split_sentences
 
 PAIR_TASKS = ("next_sentence", "sentence_order")
 
@@ -156,24 +156,9 @@ def _encoded(documents, tokenizer, longest):
         for _, ids in zip(range(count), encoded, strict=False):
             if not ids:
                 continue
-            starts = [0, *np.flatnonzero(starts_word[ids[1:]] + 0).tolist()]
-            starts[1:] = [start + 1 for start in starts[1:]]
-            pieces += _pieces(ids, starts, longest)
+            pieces += cut_at_words(ids, starts_word, longest)
         corpus.append(pieces)
     return corpus
-
-
-def _pieces(ids, starts, longest):
-    """Cuts a sentence at words so that no piece is longer than `longest`."""
-    pieces = []
-    while len(ids) > longest:
-        end = next((start for start in reversed(starts) if start <= longest), 0)
-        end = end or longest  # a word longer than that is cut
-        pieces.append((ids[:end], [start for start in starts if start < end]))
-        ids = ids[end:]
-        starts = [start - end for start in starts if start >= end]
-        starts = starts if starts and starts[0] == 0 else [0, *starts]
-    return [*pieces, (ids, starts)]
 
 
 def _with_company(chunk, pieces, length, room):

@@ -13,6 +13,7 @@ from keras_tformer.layers.feed_forward import FeedForward
 from keras_tformer.layers.layer_normalization import LayerNormalization
 from keras_tformer.layers.masked_lm_head import MaskedLMHead
 from keras_tformer.layers.multi_head_attention import MultiHeadAttention
+from keras_tformer.layers.packed_documents import PackedDocuments
 from keras_tformer.layers.pooler import Pooler
 from keras_tformer.layers.position_embedding import PositionEmbedding
 from keras_tformer.layers.segment_embedding import SegmentEmbedding
@@ -33,6 +34,7 @@ __all__ = [
     "LayerNormalization",
     "MaskedLMHead",
     "MultiHeadAttention",
+    "PackedDocuments",
     "Pooler",
     "PositionEmbedding",
     "SegmentEmbedding",

@@ -30,6 +30,7 @@ class EmbeddingSum(keras.layers.Layer):
     Call arguments:
         inputs: `(B, T, E)` token vectors.
         segment_ids: `(B, T)` integers; left out where `num_segments` is None.
+        position_ids: `(B, T)` integers, or None for positions that follow each other.
 
     Returns:
         `(B, T, D)` tensor.
@@ -105,7 +106,7 @@ class EmbeddingSum(keras.layers.Layer):
             self.projection.build(inputs_shape)
         self.built = True
 
-    def call(self, inputs, segment_ids=None):
+    def call(self, inputs, segment_ids=None, position_ids=None):
         if (segment_ids is None) != (self.num_segments is None):
             raise ValueError(
                 f"`{self.name}` was built with num_segments={self.num_segments}. "
@@ -115,11 +116,11 @@ class EmbeddingSum(keras.layers.Layer):
         x = inputs
         if segment_ids is not None:
             x = x + self.segment_embedding(segment_ids)
-        x = x + self.position_embedding(x)
+        x = x + self.position_embedding(x, position_ids=position_ids)
         x = self.dropout_layer(self.layer_norm(x))
         return x if self.projection is None else self.projection(x)  # (B, T, D)
 
-    def compute_output_spec(self, inputs, segment_ids=None):
+    def compute_output_spec(self, inputs, segment_ids=None, position_ids=None):
         shape = (*inputs.shape[:-1], self.hidden_dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 

@@ -23,9 +23,11 @@ class PositionEmbedding(keras.layers.Layer):
         inputs: `(B, T, E)` tensor; only its length and width matter.
         start_index: int or scalar tensor, position of the first token (decoding one
             token at a time).
+        position_ids: `(B, T)` integer tensor, or None for positions that follow each
+            other from `start_index` on.
 
     Returns:
-        `(1, T, E)` tensor, to be added to the inputs.
+        `(1, T, E)` tensor, to be added to the inputs; `(B, T, E)` with `position_ids`.
 
     Raises:
         ValueError: if the input reaches beyond `max_sequence_length`, or `offset` is
@@ -63,17 +65,22 @@ class PositionEmbedding(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs, start_index=0):
+    def call(self, inputs, start_index=0, position_ids=None):
         self._refuse_long_inputs(inputs.shape[1], start_index)
+        if position_ids is not None:
+            # The reshape makes the gradient dense, as in `TokenEmbedding`.
+            table = ops.reshape(self.embeddings, self.embeddings.shape)
+            return ops.take(table, position_ids + self.offset, axis=0)  # (B, T, E)
         length, width = ops.shape(inputs)[1], inputs.shape[-1]
         table = ops.convert_to_tensor(self.embeddings)
         start = start_index + self.offset if self.offset else start_index
         rows = ops.slice(table, (start, 0), (length, width))  # (T, E)
         return ops.expand_dims(rows, 0)  # (1, T, E)
 
-    def compute_output_spec(self, inputs, start_index=0):
+    def compute_output_spec(self, inputs, start_index=0, position_ids=None):
         self._refuse_long_inputs(inputs.shape[1], start_index)
-        return keras.KerasTensor((1, *inputs.shape[1:]), dtype=self.compute_dtype)
+        shape = (1, *inputs.shape[1:]) if position_ids is None else inputs.shape
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self):
         return {

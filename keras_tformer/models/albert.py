@@ -4,6 +4,7 @@ import keras
 
 from keras_tformer.layers import (
     EmbeddingSum,
+    PackedDocuments,
     Pooler,
     TokenEmbedding,
     TransformerEncoder,
@@ -65,6 +66,7 @@ def albert_encoder(
     initializer_range=0.02,
     mask_value=-30.0,
     sequence_length=None,
+    has_packed_documents=False,
     return_hidden_states=False,
     return_attention_scores=False,
     dtype=None,
@@ -96,6 +98,8 @@ def albert_encoder(
             distribution that kernels and tables start from.
         mask_value: negative float, see `DotProductAttention`.
         sequence_length: int to fix the length T of the inputs, or None.
+        has_packed_documents: bool, whether rows hold several documents each, which
+            must not see each other. See `"document_ids"` below.
         return_hidden_states: bool, whether to add the output of every call of a block.
         return_attention_scores: bool, whether to add the attention weights.
         dtype: dtype or policy of the layers, Keras' global policy where it is None.
@@ -106,6 +110,10 @@ def albert_encoder(
         `(B, T)`, to `{"sequence_output": (B, T, D), "pooled_output": (B, D)}`; where
         asked for also `"hidden_states"`, a list of `(B, T, D)`, and
         `"attention_scores"`, a list of `(B, H, T, T)`, one for each call of a block.
+        With packed documents there is one more input, `"document_ids"` `(B, T)`:
+        another number for every document of a row, 0 for padding. A document then gives
+        what it gives in a row of its own; `"pooled_output"` is that of the first one in
+        the row. The weights are those of the model without, in the same order.
 
     Raises:
         ValueError: if a number is out of range, `num_heads` does not divide
@@ -169,9 +177,15 @@ def albert_encoder(
     )
 
     # === Functional model ===
-    inputs = encoder_inputs(sequence_length, num_segments)
+    inputs = encoder_inputs(sequence_length, num_segments, has_packed_documents)
+    attention_mask = position_ids = None
+    if has_packed_documents:
+        packed_documents = PackedDocuments(dtype=dtype, name="packed_documents")
+        attention_mask, position_ids = packed_documents(inputs["document_ids"])
     x = embeddings(
-        token_embedding(inputs["token_ids"]), segment_ids=inputs.get("segment_ids")
+        token_embedding(inputs["token_ids"]),
+        segment_ids=inputs.get("segment_ids"),
+        position_ids=position_ids,
     )
     hidden_states, attention_scores = [], []
     for layer in range(num_layers):
@@ -179,6 +193,7 @@ def albert_encoder(
             x = block(
                 x,
                 padding_mask=inputs["padding_mask"],
+                attention_mask=attention_mask,
                 return_attention_scores=return_attention_scores,
             )
             if return_attention_scores:

@@ -4,6 +4,7 @@ import keras
 
 from keras_tformer.layers import (
     EmbeddingSum,
+    PackedDocuments,
     Pooler,
     TokenEmbedding,
     TransformerEncoder,
@@ -68,6 +69,7 @@ def bert_encoder(
     initializer_range=0.02,
     mask_value=-30.0,
     sequence_length=None,
+    has_packed_documents=False,
     return_hidden_states=False,
     return_attention_scores=False,
     dtype=None,
@@ -100,6 +102,8 @@ def bert_encoder(
             distribution that kernels and tables start from.
         mask_value: negative float, see `DotProductAttention`.
         sequence_length: int to fix the length T of the inputs, or None.
+        has_packed_documents: bool, whether rows hold several documents each, which
+            must not see each other. See `"document_ids"` below.
         return_hidden_states: bool, whether to add the output of every block.
         return_attention_scores: bool, whether to add the attention weights.
         dtype: dtype or policy of the layers, Keras' global policy where it is None.
@@ -109,7 +113,11 @@ def bert_encoder(
         A `keras.Model` from `{"token_ids", "segment_ids", "padding_mask"}`, integers
         `(B, T)`, to `{"sequence_output": (B, T, D), "pooled_output": (B, D)}`; where
         asked for also `"hidden_states"`, a list of `(B, T, D)`, and
-        `"attention_scores"`, a list of `(B, H, T, T)`, one for each block.
+        `"attention_scores"`, a list of `(B, H, T, T)`, one for each block. With packed
+        documents there is one more input, `"document_ids"` `(B, T)`: another number
+        for every document of a row, 0 for padding. A document then gives what it gives
+        in a row of its own; `"pooled_output"` is that of the first one in the row. The
+        weights are those of the model without, in the same order.
 
     Raises:
         ValueError: if a number is out of range, or `num_heads` does not divide
@@ -171,15 +179,22 @@ def bert_encoder(
     )
 
     # === Functional model ===
-    inputs = encoder_inputs(sequence_length, num_segments)
+    inputs = encoder_inputs(sequence_length, num_segments, has_packed_documents)
+    attention_mask = position_ids = None
+    if has_packed_documents:
+        packed_documents = PackedDocuments(dtype=dtype, name="packed_documents")
+        attention_mask, position_ids = packed_documents(inputs["document_ids"])
     x = embeddings(
-        token_embedding(inputs["token_ids"]), segment_ids=inputs.get("segment_ids")
+        token_embedding(inputs["token_ids"]),
+        segment_ids=inputs.get("segment_ids"),
+        position_ids=position_ids,
     )
     hidden_states, attention_scores = [], []
     for block in blocks:
         x = block(
             x,
             padding_mask=inputs["padding_mask"],
+            attention_mask=attention_mask,
             return_attention_scores=return_attention_scores,
         )
         if return_attention_scores:

@@ -44,7 +44,8 @@ class CachedDecoder:
 
     def __init__(self, model):
         layers = {layer.name: layer for layer in getattr(model, "layers", ())}
-        inputs = {x.name for x in getattr(model, "inputs", ())}
+        # A prompt is one document, also where the model learned from packed ones.
+        inputs = {x.name for x in getattr(model, "inputs", ())} - {"document_ids"}
         self.has_encoder = inputs == PAIR_INPUTS
         if "decoder_layer_0" not in layers or inputs not in (
             PAIR_INPUTS,

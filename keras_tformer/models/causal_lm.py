@@ -5,6 +5,7 @@ import keras
 from keras_tformer.layers import (
     Dropout,
     LayerNormalization,
+    PackedDocuments,
     PositionEmbedding,
     TokenEmbedding,
     TransformerDecoder,
@@ -46,6 +47,7 @@ def causal_lm(
     initializer_range=0.02,
     mask_value=-1e9,
     sequence_length=None,
+    has_packed_documents=False,
     return_hidden_states=False,
     return_attention_scores=False,
     dtype=None,
@@ -74,6 +76,8 @@ def causal_lm(
             text see few keys, whose scores may lie far below those of later tokens;
             take -30 only for a model that will be quantized.
         sequence_length: int to fix the length T of the inputs, or None.
+        has_packed_documents: bool, whether rows hold several documents each, which
+            must not see each other. See `"document_ids"` below.
         return_hidden_states: bool, whether to add the output of every block.
         return_attention_scores: bool, whether to add the attention weights.
         dtype: dtype or policy of the layers, Keras' global policy where it is None.
@@ -83,7 +87,10 @@ def causal_lm(
         A `keras.Model` from `{"token_ids": (B, T), "padding_mask": (B, T)}` to logits
         `(B, T, V)`; where more is asked for, to a dict with `"logits"`,
         `"hidden_states"`, a list of `(B, T, D)`, and `"attention_scores"`, a list of
-        `(B, H, T, T)`, one for each block.
+        `(B, H, T, T)`, one for each block. With packed documents there is one more
+        input, `"document_ids"` `(B, T)`: another number for every document of a row, 0
+        for padding. A document then gives what it gives in a row of its own. The
+        weights are those of the model without, in the same order.
 
     Raises:
         ValueError: if a number is out of range, or `num_heads` does not divide
@@ -136,18 +143,25 @@ def causal_lm(
     ]
 
     # === Functional model ===
+    keys = ["token_ids", "padding_mask"]
+    if has_packed_documents:
+        keys.append("document_ids")
     inputs = {
-        key: keras.Input((sequence_length,), dtype="int32", name=key)
-        for key in ("token_ids", "padding_mask")
+        key: keras.Input((sequence_length,), dtype="int32", name=key) for key in keys
     }
+    attention_mask = position_ids = None
+    if has_packed_documents:
+        packed_documents = PackedDocuments(dtype=dtype, name="packed_documents")
+        attention_mask, position_ids = packed_documents(inputs["document_ids"])
     x = token_embedding(inputs["token_ids"])
-    x = x + position_embedding(x)
+    x = x + position_embedding(x, position_ids=position_ids)
     x = Dropout(dropout, dtype=dtype, name="embeddings_dropout")(x)
     hidden_states, attention_scores = [], []
     for block in blocks:
         x = block(
             x,
             padding_mask=inputs["padding_mask"],
+            attention_mask=attention_mask,
             return_attention_scores=return_attention_scores,
         )
         if return_attention_scores:

@@ -3,16 +3,17 @@
 import keras
 
 
-def encoder_inputs(sequence_length, num_segments):
+def encoder_inputs(sequence_length, num_segments, has_packed_documents=False):
     """Makes the symbolic inputs of an encoder.
 
     Args:
         sequence_length: int, or None for any length.
         num_segments: int, or None for an encoder without segment ids.
+        has_packed_documents: bool, whether rows hold several documents each.
 
     Returns:
         A dict of integer inputs `(B, T)`: `"token_ids"`, `"segment_ids"` (unless there
-        are none) and `"padding_mask"`.
+        are none), `"padding_mask"` and, for packed documents, `"document_ids"`.
 
     Example:
         >>> sorted(encoder_inputs(7, 2))
@@ -21,6 +22,8 @@ def encoder_inputs(sequence_length, num_segments):
     names = ["token_ids", "segment_ids", "padding_mask"]
     if num_segments is None:
         names.remove("segment_ids")
+    if has_packed_documents:
+        names.append("document_ids")
     return {
         name: keras.Input((sequence_length,), dtype="int32", name=name)
         for name in names

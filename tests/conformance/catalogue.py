@@ -118,6 +118,19 @@ def encoder_inputs(r, b, t, s):
     }
 
 
+def documents(r, b, t):
+    """Which document of its row a token belongs to: up to three side by side."""
+    return np.sort(ids(r, (b, t), 3), axis=1) + 1
+
+
+def packed_inputs(r, b, t, s):
+    return {**encoder_inputs(r, b, t, s), "document_ids": documents(r, b, t)}
+
+
+def packed_unsegmented_inputs(r, b, t, s):
+    return {**unsegmented_inputs(r, b, t, s), "document_ids": documents(r, b, t)}
+
+
 def unsegmented_inputs(r, b, t, s):
     return {"token_ids": ids(r, (b, t)), "padding_mask": keep(r, b, t)}
 
@@ -329,6 +342,11 @@ LAYERS = [
         traits=DROPOUT,
     ),
     Case(
+        "PackedDocuments",
+        lambda dropout, dtype: layers.PackedDocuments(dtype=dtype),
+        lambda r, b, t, s: {"document_ids": documents(r, b, t)},
+    ),
+    Case(
         "Pooler",
         lambda dropout, dtype: layers.Pooler(NARROW, dtype=dtype),
         hidden,
@@ -339,6 +357,14 @@ LAYERS = [
         lambda dropout, dtype: layers.PositionEmbedding(POSITIONS, dtype=dtype),
         hidden,
         traits=frozenset({"weights", "batchless"}),
+    ),
+    Case(
+        "PositionEmbedding.of_given_positions",
+        lambda dropout, dtype: layers.PositionEmbedding(
+            POSITIONS, offset=2, dtype=dtype
+        ),
+        lambda r, b, t, s: {**hidden(r, b, t, s), "position_ids": ids(r, (b, t), 7)},
+        traits=WEIGHTS,
     ),
     Case(
         "SegmentEmbedding",
@@ -436,6 +462,14 @@ MODELS = [
         traits=MODEL,
         no_gradient=KEY_BIAS,
     ),
+    Case(
+        "bert_encoder.packed_documents",
+        lambda dropout, dtype: bert(dropout, dtype, has_packed_documents=True),
+        packed_inputs,
+        masks={"padding_mask": ["token_ids", "segment_ids", "document_ids"]},
+        traits=MODEL,
+        no_gradient=KEY_BIAS,
+    ),
     Case("albert_encoder", albert, encoder_inputs, {}, ENCODER, None, MODEL, KEY_BIAS),
     Case(
         "albert_encoder.with_groups",
@@ -492,6 +526,17 @@ MODELS = [
         lambda dropout, dtype: causal(dropout, dtype, mask_value=-30.0),
         unsegmented_inputs,
         masks={"padding_mask": ["token_ids"]},
+        causal="token_ids",
+        traits=MODEL,
+        no_gradient=KEY_BIAS,
+    ),
+    Case(
+        "causal_lm.packed_documents",
+        lambda dropout, dtype: causal(
+            dropout, dtype, mask_value=-30.0, has_packed_documents=True
+        ),
+        packed_unsegmented_inputs,
+        masks={"padding_mask": ["token_ids", "document_ids"]},
         causal="token_ids",
         traits=MODEL,
         no_gradient=KEY_BIAS,

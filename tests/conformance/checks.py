@@ -266,8 +266,8 @@ def dtype_policies(case, folder):
         model.set_weights(built(case).get_weights())
         assert {w.dtype for w in model.trainable_weights} <= {"float32"}
         outputs = model(inputs, training=False)
-        for x in keras.tree.flatten(outputs):
-            assert keras.backend.standardize_dtype(x.dtype) == policy[6:]
+        for x in keras.tree.flatten(outputs):  # numbers of places stay whole
+            assert keras.backend.standardize_dtype(x.dtype) in (policy[6:], "int32")
         for name, x in arrays(outputs).items():
             scale = np.abs(expected[name]).max() + 1e-6
             assert np.isfinite(x).all(), name

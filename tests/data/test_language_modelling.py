@@ -9,14 +9,12 @@ tf = pytest.importorskip("tensorflow", reason="the data sets are tf.data's")
 pytest.importorskip("tokenizers", reason="the engine on the host")
 
 from keras_tformer.data import (  # noqa: E402
-    document_attention_mask,
     fill_rows,
     language_modelling_task,
     pack_rows,
     padding_share,
     read_documents,
 )
-from keras_tformer.layers import TransformerEncoder  # noqa: E402
 from keras_tformer.text import WordPieceTokenizer  # noqa: E402
 
 T = 61
@@ -52,27 +50,22 @@ def test_blocks_lose_no_token(documents, tokenizer):
 
 def test_documents_apart(documents, tokenizer):
     task = language_modelling_task(
-        documents, tokenizer, T, 7, keep_documents_apart=True, shuffle=True
+        documents, tokenizer, T, 7, has_packed_documents=True, shuffle=True
     )
     found = collections.Counter()
     for inputs, labels, weights in task.dataset:
-        assert set(inputs) == {
-            "token_ids",
-            "padding_mask",
-            "position_ids",
-            "attention_mask",
-        }
-        positions = inputs["position_ids"].numpy()
-        for row in range(len(positions)):
+        assert set(inputs) == {"token_ids", "padding_mask", "document_ids"}
+        document_ids = inputs["document_ids"].numpy()
+        for row in range(len(document_ids)):
             length = int(inputs["padding_mask"][row].numpy().sum())
-            starts = [*np.flatnonzero(positions[row, :length] == 0), length]
-            mask = np.zeros((T, T), int)
-            for start, end in zip(starts[:-1], starts[1:], strict=True):
-                mask[start:end, start:end] = 1
+            assert not document_ids[row, length:].any()
+            for number in range(1, document_ids[row].max() + 1):
+                (places,) = np.nonzero(document_ids[row] == number)
+                start, end = places[0], places[-1] + 1
+                assert len(places) == end - start
                 found[tuple(labels[row, start:end].numpy())] += 1
                 tokens = inputs["token_ids"][row, start:end].numpy()
                 assert (tokens[1:] == labels[row, start : end - 1].numpy()).all()
-            assert (inputs["attention_mask"][row].numpy() == mask).all()
             assert weights[row].numpy().sum() == length
     expected = collections.Counter()
     for document in documents:
@@ -92,24 +85,12 @@ def test_packing(seed):
     rows = pack_rows(lengths, 41)
     ids = [[(text << 8) + i for i in range(n)] for text, n in enumerate(lengths)]
     filled = fill_rows(rows, ids, padding_id=-1)
-    kept = sorted(filled[rows.document_numbers > 0].tolist())
+    kept = sorted(filled[rows.document_ids > 0].tolist())
     assert kept == sum(ids, [])
-    assert (filled[rows.document_numbers == 0] == -1).all()
+    assert (filled[rows.document_ids == 0] == -1).all()
     # Best fit is within 11/9 of the fewest possible rows.
     assert len(rows.pieces) <= 11 / 9 * -(-sum(lengths) // 41) + 1
     assert rows.padding_share == pytest.approx(1 - sum(lengths) / (41 * len(filled)))
-
-
-def test_documents_do_not_see_each_other():
-    """Two texts in one row give what each gives alone."""
-    rows = pack_rows([5, 3], 11)
-    draw = np.random.default_rng(0)
-    x = draw.normal(size=(1, 11, 14)).astype("float32")
-    layer = TransformerEncoder(num_heads=2, intermediate_dim=13, mask_value=-1e9)
-    together = layer(x, attention_mask=document_attention_mask(rows.document_numbers))
-    for start, end in ((0, 5), (5, 8)):
-        alone = layer(x[:, start:end])
-        np.testing.assert_allclose(together[:, start:end], alone, atol=2e-6)
 
 
 def test_nothing():
