@@ -77,12 +77,7 @@ def masked_lm_dataset(
     max_predictions = check_masking(
         sequence_length, max_predictions, mask_share, masking
     )
-    starts_word = tokenizer.starts_word
-    texts = [
-        [tokenizer.start_id, *piece, tokenizer.end_id]
-        for ids in encode_documents(documents, tokenizer)
-        for piece, _ in cut_at_words(ids, starts_word, sequence_length - 2)
-    ]
+    texts = texts_that_fit(documents, tokenizer, sequence_length)
     if has_packed_documents and texts:
         rows = pack_rows([len(ids) for ids in texts], sequence_length)
         document_ids = rows.document_ids
@@ -102,7 +97,7 @@ def masked_lm_dataset(
         )
     with tf.init_scope():
         all_token_ids, all_document_ids = map(tf.constant, (token_ids, document_ids))
-        starts_word = tf.constant(starts_word)  # (V,)
+        starts_word = tf.constant(tokenizer.starts_word)  # (V,)
         replacements = tf.constant(ordinary_ids(tokenizer))
 
     def make_batch(step):
@@ -136,3 +131,13 @@ def masked_lm_dataset(
     dataset = tf.data.Dataset.range(first_step, last_step)
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def texts_that_fit(documents, tokenizer, sequence_length):
+    """Returns documents as `[CLS] text [SEP]`, long ones as several texts."""
+    starts_word = tokenizer.starts_word
+    return [
+        [tokenizer.start_id, *piece, tokenizer.end_id]
+        for ids in encode_documents(documents, tokenizer)
+        for piece, _ in cut_at_words(ids, starts_word, sequence_length - 2)
+    ]

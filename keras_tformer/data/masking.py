@@ -66,6 +66,7 @@ def mask_tokens(
 
     # Length and first position of each token's group.
     lengths = tf.math.bincount(group, minlength=length, maxlength=length, axis=-1)
+    lengths = tf.ensure_shape(lengths, shape)
     firsts = tf.cumsum(lengths, axis=1, exclusive=True)
     group_length = tf.gather(lengths, group, batch_dims=1)  # (B, T)
     within = tf.range(length) - tf.gather(firsts, group, batch_dims=1)

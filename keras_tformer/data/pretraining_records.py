@@ -48,13 +48,16 @@ def write_pretraining_records(
     With `masking` the masks are fixed here; `num_duplicates` passes over the documents
     then give every sentence that many masks (Devlin et al. 2018 used 10).
 
+    With `pair_task=None` rows are not pairs but whole documents side by side, for
+    masked words alone, as `masked_lm_dataset(..., has_packed_documents=True)` has them.
+
     Args:
         documents: iterable of `Document`, such as `read_documents(folder)`, in the same
             order in every run.
         folder: path. Made where it is missing.
         tokenizer: `WordPieceTokenizer` or `SentencePieceTokenizer`.
         sequence_length: int. Length `T` of a row.
-        pair_task: `"next_sentence"` or `"sentence_order"`.
+        pair_task: `"next_sentence"`, `"sentence_order"` or None.
         masking: None for masks that are made while reading, or `"whole_word"`,
             `"ngram"` or `"subword"`.
         max_predictions, mask_share: see `sentence_order_dataset`. For fixed masks.
@@ -132,9 +135,10 @@ def record_settings(
     max_predictions = check_masking(
         sequence_length, max_predictions, mask_share, masking or "whole_word"
     )
-    if pair_task not in PAIR_TASKS:
+    if pair_task not in (*PAIR_TASKS, None):
         raise ValueError(
-            f"pair_task is {pair_task!r}; expected one of {', '.join(PAIR_TASKS)}."
+            f"pair_task is {pair_task!r}; expected one of {', '.join(PAIR_TASKS)}, or "
+            "None for documents side by side."
         )
     if num_duplicates < 1 or not 0 <= seed < 1 << 32:
         raise ValueError(

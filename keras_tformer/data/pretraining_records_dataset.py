@@ -65,7 +65,8 @@ def pretraining_records_dataset(
 
     Returns:
         A `tf.data.Dataset` as of `sentence_order_dataset`, with `"sentence_order"` or
-        `"next_sentence"` beside `"masked_lm"`, as the records were made.
+        `"next_sentence"` beside `"masked_lm"`, as the records were made; of documents
+        side by side as `masked_lm_dataset(..., has_packed_documents=True)` has them.
 
     Raises:
         ValueError: naming the file, if records are missing or damaged, not complete,
@@ -118,13 +119,12 @@ def pretraining_records_dataset(
         starts_word = tf.constant(tokenizer.starts_word)  # (V,)
         replacements = tf.constant(ordinary_ids(tokenizer))
         files = tf.constant(files)
-    features = {
-        name: tf.io.RaggedFeature(tf.int64)
-        for name in ("first", "second", "mask_positions", "masked_lm")
-        if fixed_masks or name in ("first", "second")
-    }
-    features["label"] = tf.io.FixedLenFeature([], tf.int64)
+    names = ["token_ids", "document_ids"] if pair_task is None else ["first", "second"]
+    names += ["mask_positions", "masked_lm"] if fixed_masks else []
+    features = {name: tf.io.RaggedFeature(tf.int64) for name in names}
     features["index"] = tf.io.FixedLenFeature([], tf.int64)
+    if pair_task is not None:
+        features["label"] = tf.io.FixedLenFeature([], tf.int64)
 
     def one_epoch(epoch):
         order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
@@ -143,8 +143,22 @@ def pretraining_records_dataset(
             )
         return rows.map(lambda row: (row, epoch))
 
-    def make_batch(serialized, epochs):
-        rows = tf.io.parse_example(serialized, features)
+    def filled(row, width, padding_id=0):
+        shape = (batch_size, width)
+        tensor = tf.cast(row.to_tensor(padding_id, shape=shape), tf.int32)
+        return tf.ensure_shape(tensor, shape)  # to_tensor forgets the batch size
+
+    def read_inputs(rows):
+        if pair_task is None:
+            document_ids = filled(rows["document_ids"], sequence_length)
+            return {
+                "token_ids": filled(
+                    rows["token_ids"], sequence_length, tokenizer.padding_id
+                ),
+                "segment_ids": tf.zeros_like(document_ids),
+                "padding_mask": tf.cast(document_ids > 0, tf.int32),
+                "document_ids": document_ids,
+            }
         packed = pack(
             tf.cast(rows["first"], tf.int32),
             tf.cast(rows["second"], tf.int32),
@@ -154,36 +168,41 @@ def pretraining_records_dataset(
             padding_id=tokenizer.padding_id,
         )
         shape = (batch_size, sequence_length)
-        packed = {k: tf.ensure_shape(value, shape) for k, value in packed.items()}
+        return {name: tf.ensure_shape(value, shape) for name, value in packed.items()}
+
+    def make_batch(serialized, epochs):
+        rows = tf.io.parse_example(serialized, features)
+        inputs = read_inputs(rows)
+        token_ids = inputs["token_ids"]
         if fixed_masks:
-            token_ids = packed["token_ids"]
             positions, hidden_ids = (
-                tf.cast(
-                    rows[k].to_tensor(0, shape=(batch_size, max_predictions)), tf.int32
-                )
-                for k in ("mask_positions", "masked_lm")
+                filled(rows[name], max_predictions)
+                for name in ("mask_positions", "masked_lm")
             )
             counts = tf.cast(rows["masked_lm"].row_lengths(), tf.int32)
+            counts = tf.ensure_shape(counts, (batch_size,))
             weights = tf.sequence_mask(counts, max_predictions, tf.float32)
         else:
             token_ids, positions, hidden_ids, weights = mask_tokens(
-                packed["token_ids"],
-                maskable_tokens(packed, tokenizer),
-                tf.gather(starts_word, packed["token_ids"]),
+                token_ids,
+                maskable_tokens(inputs, tokenizer),
+                tf.gather(starts_word, token_ids),
                 tokenizer.mask_id,
                 replacements,
                 max_predictions,
                 mask_share,
                 masking,
-                row_uniform(seed, rows["index"], epochs),
+                row_uniform(
+                    seed, tf.ensure_shape(rows["index"], (batch_size,)), epochs
+                ),
             )
-        inputs = {**packed, "token_ids": token_ids, "mask_positions": positions}
-        labels = tf.ensure_shape(tf.cast(rows["label"], tf.int32), (batch_size,))
-        return (
-            inputs,
-            {"masked_lm": hidden_ids, pair_task: labels},
-            {"masked_lm": weights, pair_task: tf.ones([batch_size])},
-        )
+        inputs |= {"token_ids": token_ids, "mask_positions": positions}
+        targets, sample_weights = {"masked_lm": hidden_ids}, {"masked_lm": weights}
+        if pair_task is not None:
+            labels = tf.cast(rows["label"], tf.int32)
+            targets[pair_task] = tf.ensure_shape(labels, (batch_size,))
+            sample_weights[pair_task] = tf.ones([batch_size])
+        return inputs, targets, sample_weights
 
     last_epoch = np.iinfo("int64").max if num_epochs is None else num_epochs
     dataset = tf.data.Dataset.range(last_epoch).flat_map(one_epoch)

@@ -7,6 +7,8 @@ import pathlib
 
 import numpy as np
 
+from keras_tformer.data.document_packing import fill_rows, pack_rows
+from keras_tformer.data.masked_lm import texts_that_fit
 from keras_tformer.data.masking import (
     mask_tokens,
     maskable_tokens,
@@ -54,34 +56,11 @@ def write_shard(folder, number, documents, tokenizer, settings):
     import tensorflow as tf
 
     folder = pathlib.Path(folder)
+    make_rows = _packed_rows if settings["pair_task"] is None else _pair_rows
     rows = []
     for duplicate in range(settings["num_duplicates"]):
-        pairs = list(
-            segment_pairs(
-                documents,
-                tokenizer,
-                settings["sequence_length"],
-                settings["pair_task"],
-                settings["negative_share"],
-                settings["short_sequence_share"],
-                # Another seed for every shard, whose documents have the same numbers.
-                seed=settings["seed"] + (number << 32),
-                duplicate=duplicate,
-            )
-        )
-        indices = [(number << 32) + len(rows) + place for place in range(len(pairs))]
-        if settings["masking"] is None:
-            rows += [
-                {
-                    "first": pair.first,
-                    "second": pair.second,
-                    "label": [pair.label],
-                    "index": [index],
-                }
-                for pair, index in zip(pairs, indices, strict=True)
-            ]
-        else:
-            rows += _masked_rows(tf, pairs, indices, tokenizer, settings)
+        first_index = (number << 32) + len(rows)
+        rows += make_rows(documents, tokenizer, settings, duplicate, first_index)
     draw = np.random.default_rng([settings["seed"], number])
     name = shard_name(number)
     temporary = folder / f".{name}.{os.getpid()}"
@@ -93,7 +72,12 @@ def write_shard(folder, number, documents, tokenizer, settings):
             "file": name,
             "documents": len(documents),
             "rows": len(rows),
-            "tokens": sum(len(r["first"]) + len(r["second"]) for r in rows),
+            "tokens": sum(
+                len(row[name])
+                for row in rows
+                for name in ("first", "second", "token_ids")
+                if name in row
+            ),
             "bytes": temporary.stat().st_size,
             "sha256": file_checksum(temporary),
             "input_sha256": documents_checksum(documents),
@@ -116,45 +100,104 @@ def _serialized(tf, row):
     return example.SerializeToString(deterministic=True)
 
 
-def _masked_rows(tf, pairs, indices, tokenizer, settings):
-    starts_word = tokenizer.starts_word
-    replacements = ordinary_ids(tokenizer)
-    rows = []
-    for begin in range(0, len(pairs), _MASK_BATCH):
-        some = pairs[begin : begin + _MASK_BATCH]
-        keys = np.array(indices[begin : begin + _MASK_BATCH], "int64")
+def _pair_rows(documents, tokenizer, settings, duplicate, first_index):
+    """Rows of two segments, with fixed masks where the settings have them."""
+    pairs = list(
+        segment_pairs(
+            documents,
+            tokenizer,
+            settings["sequence_length"],
+            settings["pair_task"],
+            settings["negative_share"],
+            settings["short_sequence_share"],
+            # Another seed for every shard, whose documents have the same numbers.
+            seed=settings["seed"] + (first_index >> 32 << 32),
+            duplicate=duplicate,
+        )
+    )
+    rows = [
+        {"first": pair.first, "second": pair.second, "label": [pair.label]}
+        for pair in pairs
+    ]
+    for place, row in enumerate(rows):
+        row["index"] = [first_index + place]
+    if settings["masking"] is None:
+        return rows
+    for some in _batches(rows):
         packed = pack(
-            [pair.first for pair in some],
-            [pair.second for pair in some],
+            [row["first"] for row in some],
+            [row["second"] for row in some],
             sequence_length=settings["sequence_length"],
             start_id=tokenizer.start_id,
             end_id=tokenizer.end_id,
             padding_id=tokenizer.padding_id,
         )
-        masked = mask_tokens(
-            tf.constant(packed["token_ids"]),
-            tf.constant(maskable_tokens(packed, tokenizer)),
-            tf.constant(starts_word[packed["token_ids"]]),
-            tokenizer.mask_id,
-            tf.constant(replacements),
-            settings["max_predictions"],
-            settings["mask_share"],
-            settings["masking"],
-            row_uniform(settings["seed"], keys, np.zeros_like(keys)),
-        )
-        ids, positions, hidden, weights = (value.numpy() for value in masked)
-        for row, pair in enumerate(some):
-            first_end = 1 + len(pair.first)
-            second_end = first_end + 1 + len(pair.second)
-            count = int(weights[row].sum())
-            rows.append(
-                {
-                    "first": ids[row, 1:first_end].tolist(),
-                    "second": ids[row, first_end + 1 : second_end].tolist(),
-                    "label": [pair.label],
-                    "index": [int(keys[row])],
-                    "mask_positions": positions[row, :count].tolist(),
-                    "masked_lm": hidden[row, :count].tolist(),
-                }
-            )
+        for row, ids in zip(
+            some, _mask(some, packed, tokenizer, settings), strict=True
+        ):
+            first_end = 1 + len(row["first"])
+            second_end = first_end + 1 + len(row["second"])
+            row["first"] = ids[1:first_end]
+            row["second"] = ids[first_end + 1 : second_end]
     return rows
+
+
+def _packed_rows(documents, tokenizer, settings, duplicate, first_index):
+    """Rows of whole documents, with fixed masks where the settings have them."""
+    del duplicate  # other masks, in the same rows
+    length = settings["sequence_length"]
+    texts = texts_that_fit(documents, tokenizer, length)
+    if not texts:
+        return []
+    layout = pack_rows([len(ids) for ids in texts], length)
+    token_ids = fill_rows(layout, texts, tokenizer.padding_id)
+    ends = (layout.document_ids > 0).sum(axis=1)
+    rows = [
+        {
+            "token_ids": token_ids[place, :end].tolist(),
+            "document_ids": layout.document_ids[place, :end].tolist(),
+            "index": [first_index + place],
+        }
+        for place, end in enumerate(ends.tolist())
+    ]
+    if settings["masking"] is None:
+        return rows
+    for start, some in zip(
+        range(0, len(rows), _MASK_BATCH), _batches(rows), strict=True
+    ):
+        part = slice(start, start + _MASK_BATCH)
+        kept = (layout.document_ids[part] > 0).astype("int32")
+        packed = {"token_ids": token_ids[part], "padding_mask": kept}
+        for row, ids in zip(
+            some, _mask(some, packed, tokenizer, settings), strict=True
+        ):
+            row["token_ids"] = ids[: len(row["token_ids"])]
+    return rows
+
+
+def _batches(rows):
+    return [rows[at : at + _MASK_BATCH] for at in range(0, len(rows), _MASK_BATCH)]
+
+
+def _mask(rows, packed, tokenizer, settings):
+    """Adds hidden tokens to some rows and returns their ids with masks, as lists."""
+    import tensorflow as tf
+
+    keys = np.array([row["index"][0] for row in rows], "int64")
+    masked = mask_tokens(
+        tf.constant(packed["token_ids"]),
+        tf.constant(maskable_tokens(packed, tokenizer)),
+        tf.constant(tokenizer.starts_word[packed["token_ids"]]),
+        tokenizer.mask_id,
+        tf.constant(ordinary_ids(tokenizer)),
+        settings["max_predictions"],
+        settings["mask_share"],
+        settings["masking"],
+        row_uniform(settings["seed"], keys, np.zeros_like(keys)),
+    )
+    ids, positions, hidden, weights = (value.numpy() for value in masked)
+    for place, row in enumerate(rows):
+        count = int(weights[place].sum())
+        row["mask_positions"] = positions[place, :count].tolist()
+        row["masked_lm"] = hidden[place, :count].tolist()
+    return ids.tolist()

@@ -10,6 +10,7 @@ tf = pytest.importorskip("tensorflow", reason="the data sets are tf.data's")
 pytest.importorskip("tokenizers", reason="the engine on the host")
 
 from keras_tformer.data import (  # noqa: E402
+    padding_share,
     pretraining_records_dataset,
     read_documents,
     read_manifest,
@@ -296,3 +297,49 @@ def test_wrong_folders(folder, write, tokenizer, tmp_path, documents):
         write(tmp_path / "c", documents_per_shard=1)
     with pytest.raises(ValueError, match="num_duplicates is 0"):
         write(tmp_path / "c", num_duplicates=0)
+
+
+def test_packed_documents(write, documents, tokenizer, tmp_path):
+    """Without pairs: whole documents side by side, each token once, little padding."""
+    short = [[p] for document in documents for p in document.paragraphs]
+    manifest = write(tmp_path, short, pair_task=None, documents_per_shard=53)
+    num_rows = sum(shard["rows"] for shard in manifest["shards"])
+    dataset = pretraining_records_dataset(tmp_path, tokenizer, 1, P, num_epochs=1)
+    for spec in tf.nest.flatten(dataset.element_spec):
+        assert spec.shape.is_fully_defined()
+    found = collections.Counter()
+    for inputs, targets, weights in dataset.as_numpy_iterator():
+        ids, document_ids = inputs["token_ids"][0].copy(), inputs["document_ids"][0]
+        place = np.flatnonzero(weights["masked_lm"][0])
+        ids[inputs["mask_positions"][0, place]] = targets["masked_lm"][0, place]
+        assert ((document_ids > 0) == inputs["padding_mask"][0]).all()
+        for number in range(1, document_ids.max() + 1):
+            text = ids[document_ids == number]
+            assert text[0] == 101 and text[-1] == 102
+            found[tuple(text[1:-1].tolist())] += 1
+        num_rows -= 1
+    assert num_rows == 0
+    expected = tokenizer.encode([p for (p,) in short])
+    assert sum(map(len, found.elements())) == sum(map(len, expected))
+    whole = collections.Counter(tuple(i) for i in expected if 0 < len(i) <= T - 2)
+    assert whole and not whole - found
+    num_tokens = sum(len(text) + 2 for text in found.elements())
+    alone = 1 - num_tokens / (T * found.total())
+    assert padding_share(dataset) < alone / 4
+
+
+def test_packed_documents_with_fixed_masks(write, documents, tokenizer, tmp_path):
+    write(tmp_path, documents[:5], pair_task=None, masking="ngram", max_predictions=P)
+    dataset = pretraining_records_dataset(tmp_path, tokenizer, B)
+    for spec in tf.nest.flatten(dataset.element_spec):
+        assert spec.shape.is_fully_defined()
+    first = batches(tmp_path, tokenizer, 2, shuffle_buffer=1)
+    assert_equal(first, batches(tmp_path, tokenizer, 2, shuffle_buffer=1))
+    for inputs, targets, weights in first:
+        assert set(targets) == set(weights) == {"masked_lm"}
+        row, place = np.nonzero(weights["masked_lm"])
+        hidden = targets["masked_lm"][row, place]
+        now = inputs["token_ids"][row, inputs["mask_positions"][row, place]]
+        assert not np.isin(hidden, [0, 101, 102]).any()
+        assert 0.7 < (now == tokenizer.mask_id).mean() < 0.9
+        assert 0.13 < len(hidden) / inputs["padding_mask"].sum() < 0.17
