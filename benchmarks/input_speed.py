@@ -4,14 +4,16 @@
     python benchmarks/input_speed.py --corpus wiki.txt.xz --vocabulary vocab.txt
     python benchmarks/input_speed.py --quick              a check that takes minutes
 
-Four questions, each answered by its own part (`--measure`):
+Three questions, each answered by its own part (`--measure`):
 
 - `batches`: rows a second out of each source of batches, for every way of masking;
 - `write`: rows and megabytes of text a second from documents to records on disk;
-- `step`: a training step on one batch that lies ready, beside the step that takes its
-  batches from the source while it trains, and the time of a batch by itself;
-- `memory`: the process' resident memory while a corpus of growing length is written and
-  read, the same documents again and again.
+- `step`: what share of a training step the input takes: a step of a small ALBERT on a
+  batch that lies ready, the step that takes its batches from the source while it
+  trains, and a batch by itself, from the start of an epoch to its end. CPU time counts
+  all threads; it does not depend on what else the machine does, wall time does.
+
+How much memory a corpus takes is what `memory.py` measures.
 
 The model is trained with `jit_compile=False`, Keras' choice on a CPU. Times are medians
 over rounds in which the sources take turns.
@@ -21,7 +23,6 @@ import argparse
 import itertools
 import json
 import os
-import pathlib
 import statistics
 import tempfile
 import time
@@ -32,7 +33,7 @@ def main():
     documents, tokenizer = load(arguments)
     results = {"arguments": vars(arguments)}
     with tempfile.TemporaryDirectory() as folder:
-        for what in ("write", "batches", "step", "memory"):
+        for what in ("write", "batches", "step"):
             if what in arguments.measure or what == "write":
                 measure = globals()[f"measure_{what}"]
                 results[what] = measure(arguments, documents, tokenizer, folder)
@@ -50,20 +51,19 @@ def parse_arguments():
     add = parser.add_argument
     add("--corpus", help="text file or folder; the embedded corpus by default")
     add("--vocabulary", help="vocab.txt; by default one is learned from the corpus")
-    add("--measure", nargs="+", default=["write", "batches", "step", "memory"])
+    add("--measure", nargs="+", default=["write", "batches", "step"])
     add("--sequence-length", type=int, default=128)
     add("--batch", type=int, default=32, help="rows in a batch")
     add("--size", default="4x256", help="layers x hidden_dim of the model trained")
     add("--max-documents", type=int, default=500)
     add("--rounds", type=int, default=5)
     add("--batches", type=int, default=20, help="batches in a round")
-    add("--copies", type=int, default=10, help="times the corpus, for memory")
     add("--json", help="file for all numbers")
     add("--quick", action="store_true", help="a tiny model and one round")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.size, arguments.max_documents = "1x64", 60
-        arguments.rounds, arguments.batches, arguments.copies = 1, 5, 3
+        arguments.rounds, arguments.batches = 1, 5
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return arguments
 
@@ -162,13 +162,13 @@ def measure_batches(arguments, documents, tokenizer, folder):
 
 
 def measure_step(arguments, documents, tokenizer, folder):
-    import keras
 
     from keras_tformer import data, models, training
 
     num_layers, hidden_dim = map(int, arguments.size.split("x"))
-    encoder = models.bert_encoder(
+    encoder = models.albert_encoder(
         vocabulary_size=tokenizer.vocabulary_size,
+        embedding_dim=min(128, hidden_dim),
         num_layers=num_layers,
         num_heads=max(1, hidden_dim // 64),
         hidden_dim=hidden_dim,
@@ -177,79 +177,52 @@ def measure_step(arguments, documents, tokenizer, folder):
     )
     model = models.albert_pretrainer(encoder)
     model.compile(
-        keras.optimizers.AdamW(1e-4),
+        training.adamw(1e-4),
         jit_compile=False,
         **training.compile_arguments("albert_pretrainer"),
     )
-    dataset = data.pretraining_records_dataset(
-        f"{folder}/plain", tokenizer, arguments.batch
-    )
-    count = max(3, arguments.batches // 4)
-    live, alone = iter(dataset), iter(dataset)
-    ready = itertools.repeat(next(alone))
 
-    def seconds_of_steps(batches):
-        start = time.perf_counter()
+    def dataset(num_epochs=None):
+        return data.pretraining_records_dataset(
+            f"{folder}/plain", tokenizer, arguments.batch, num_epochs=num_epochs
+        )
+
+    count = max(3, arguments.batches // 4)
+    live = iter(dataset())
+    ready = itertools.repeat(next(live))
+
+    def steps(batches):
         for _ in range(count):
             inputs, targets, weights = next(batches)
             model.train_on_batch(inputs, targets, weights)
-        return (time.perf_counter() - start) / count
+        return count
 
-    times = {"step, batch ready": [], "step, batches made": [], "batch alone": []}
+    parts = {
+        "step, batch ready": lambda: steps(ready),
+        "step, batches made": lambda: steps(live),
+        # A whole epoch, so that nothing lay ready before and nothing is left over.
+        "batch alone": lambda: sum(1 for _ in dataset(num_epochs=1)),
+    }
+    times = {name: [] for name in parts}
     for round_number in range(-1, arguments.rounds):
-        measured = (
-            seconds_of_steps(ready),
-            seconds_of_steps(live),
-            # Many, for some lay ready while the model trained.
-            seconds_of_batches(alone, 40 * count),
-        )
-        if round_number >= 0:  # The first round traces.
-            for name, seconds in zip(times, measured, strict=True):
-                times[name].append(seconds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"\ntraining step, BERT {arguments.size} with both heads")
-    for name, median in medians.items():
-        print(f"  {name:20}{median * 1e3:10.1f} ms")
-    ready, made, alone = medians.values()
-    print(f"  the step takes {made / ready - 1:+.1%} with batches made meanwhile")
-    print(f"  making a batch alone takes {alone / made:.2%} of a step")
+        for name, part in parts.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            number = part()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            if round_number >= 0:  # The first round traces.
+                times[name].append((wall / number, cpu / number))
+    medians = {
+        name: [statistics.median(column) for column in zip(*values, strict=True)]
+        for name, values in times.items()
+    }
+    print(f"\ntraining step, ALBERT {arguments.size} with both heads")
+    for name, (wall, cpu) in medians.items():
+        print(f"  {name:20}{wall * 1e3:10.1f} ms {cpu * 1e3:10.1f} ms of CPU")
+    (ready_wall, ready_cpu), (made_wall, _), (_, alone_cpu) = medians.values()
+    share = alone_cpu / (alone_cpu + ready_cpu)
+    print(f"  the input takes {share:.2%} of the CPU time of a step")
+    print(f"  the step takes {made_wall / ready_wall - 1:+.1%} with batches made")
     return times
-
-
-def measure_memory(arguments, documents, tokenizer, folder):
-    from keras_tformer import data
-
-    print("\nresident memory, MB")
-    results = []
-    for copies in (1, max(2, arguments.copies // 3), arguments.copies):
-        target = pathlib.Path(folder) / f"memory{copies}"
-        stream = itertools.chain.from_iterable(itertools.repeat(documents, copies))
-        data.write_pretraining_records(
-            stream,
-            target,
-            tokenizer,
-            arguments.sequence_length,
-            documents_per_shard=max(2, len(documents) // 8),
-        )
-        written = resident_memory()
-        dataset = data.pretraining_records_dataset(
-            target, tokenizer, arguments.batch, num_epochs=1, shuffle_buffer=1000
-        )
-        rows = arguments.batch * sum(1 for _ in dataset)
-        results.append({"copies": copies, "written": written, "rows": rows})
-        results[-1]["read"] = resident_memory()
-        print(
-            f"  corpus x {copies:<4}{rows:9} rows: {written:7.0f} after writing, "
-            f"{results[-1]['read']:7.0f} after reading",
-            flush=True,
-        )
-    return results
-
-
-def resident_memory():
-    """Megabytes of this process that lie in memory now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":
