@@ -8,6 +8,18 @@ one run (A B C A B C), so that whatever else the machine does meets all of them,
 reported in MB/s with ratios of medians: above 1 is slower than ours on the same side.
 CPU seconds are told too, because some peers use all cores and others one. The graph's
 peers run inside of `tf.data`; those of the host take Python strings.
+
+`FastBertTokenizer` alone is the fastest and gives other ids: 1,425 of 6.1 million
+tokens of an English Wikipedia sample, in 467 of 59,608 paragraphs. It folds case and
+decomposes as Unicode's "NFKC_Casefold" does, where BERT lower-cases and decomposes
+canonically (NFD). So it writes out compatible signs (273 paragraphs: the ellipsis in
+one character becomes three dots, a superscript two "2", a half "1/2", the ligature fi
+two letters) and folds letters that have a capital form of two letters or two small
+forms (188: sharp s becomes "ss", the Greek final sigma an ordinary one); both in 4. The
+last 2 hold U+FFFD, which BERT drops and it takes for a letter. All are differences from
+BERT's own code too, which the Rust library follows. "ours graph" is FastBertTokenizer
+behind operations that prepare the text as BERT does, which gives the Rust library's
+ids and needs half as much CPU time again.
 """
 
 import argparse
