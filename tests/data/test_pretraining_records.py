@@ -2,6 +2,7 @@
 
 import collections
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -343,3 +344,23 @@ def test_packed_documents_with_fixed_masks(write, documents, tokenizer, tmp_path
         assert not np.isin(hidden, [0, 101, 102]).any()
         assert 0.7 < (now == tokenizer.mask_id).mean() < 0.9
         assert 0.13 < len(hidden) / inputs["padding_mask"].sum() < 0.17
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(write, documents, tmp_path):
+    """Python allocates as much at most for 24 shards as for 6."""
+    file = tmp_path / "corpus.txt"
+    texts = ["\n".join(document.paragraphs) for document in documents[:21]]
+    file.write_text("\n\n".join(texts), "utf-8")
+
+    def peak(copies):
+        # Read again and again, so that no two documents are one object.
+        stream = (d for _ in range(copies) for d in read_documents(file))
+        tracemalloc.start()
+        write(tmp_path / str(copies), stream)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(1)  # what is made once
+    assert peak(8) < 1.1 * peak(2)
