@@ -7,8 +7,11 @@ import socket
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+
+import keras_tformer  # noqa: F401 (registers the layers that saved models have)
 
 pytest.importorskip("jax", reason="needs the [reference] extra")
 
@@ -110,8 +113,6 @@ def test_weights_and_slots_are_split_as_told(report):
 
 @pytest.mark.slow
 def test_a_model_saved_in_parts_loads_whole(report, folder):
-    import keras
-
     assert report["reloaded"] == {"equal": True, "devices": 1}
     # and on this process' backend, where it would be exported
     model = keras.saving.load_model(folder / "sharded.keras", compile=False)
@@ -124,8 +125,6 @@ def test_a_model_saved_in_parts_loads_whole(report, folder):
 
 @pytest.mark.slow
 def test_two_processes_end_where_one_ends(tmp_path):
-    import keras
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

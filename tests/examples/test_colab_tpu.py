@@ -6,6 +6,8 @@ import re
 import keras
 import pytest
 
+import keras_tformer  # noqa: F401 (registers the layers that the saved model has)
+
 nbformat = pytest.importorskip("nbformat", reason="needs the extra [test]")
 nbclient = pytest.importorskip("nbclient", reason="needs the extra [test]")
 pytest.importorskip("tokenizers", reason="needs the extra [text]")
