@@ -139,14 +139,26 @@ def step_and_batch(name, policy):
     return tf.function(model.train_step, jit_compile=True), batch
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_batches_have_shapes_that_are_known_beforehand(name):
-    _, dataset = TASKS[name]()
+def assert_known_beforehand(dataset):
     for spec in tf.nest.flatten(dataset.element_spec):
         assert spec.shape.is_fully_defined(), spec
         assert spec.shape[0] == B
         # No strings; 64-bit numbers would be emulated.
         assert spec.dtype in (tf.int32, tf.float32), spec
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_batches_have_shapes_that_are_known_beforehand(name):
+    _, dataset = TASKS[name]()
+    assert_known_beforehand(dataset)
+
+
+def test_so_do_batches_from_records(tmp_path):
+    data.write_pretraining_records(DOCUMENTS, tmp_path, TOKENIZER, T)
+    dataset = data.pretraining_records_dataset(
+        tmp_path, TOKENIZER, B, max_predictions=P
+    )
+    assert_known_beforehand(dataset)
 
 
 @pytest.mark.slow
