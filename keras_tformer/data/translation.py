@@ -97,6 +97,7 @@ def translation_task(
         shuffle: bool. Another order in every epoch.
         seed: int. Seed of the order.
         drop_remainder: bool. Leave out the last batch of a bucket if it is not full.
+            With a single bucket every shape is known beforehand, as a TPU needs.
 
     Returns:
         A `Task`. Its dataset holds `(inputs, labels, sample weights)`: int32
@@ -192,6 +193,13 @@ def translation_task(
         ),
     )
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    if len(lengths) == 1 and drop_remainder:
+        known = (batch_sizes[0], lengths[0])
+        dataset = dataset.map(
+            lambda *batch: tf.nest.map_structure(
+                lambda tensor: tf.ensure_shape(tensor, known), batch
+            )
+        )
     counts = collections.Counter(buckets.tolist())
     num_batches = sum(
         count // batch_sizes[bucket]

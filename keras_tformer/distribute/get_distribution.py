@@ -2,20 +2,8 @@
 
 import keras
 
-# Whole variable path (Keras matches all of it) -> which axis of the kernel is split.
-# Projections into the heads and into the intermediate width are split by columns, those
-# back to the hidden width by rows, so that each device computes whole heads and whole
-# intermediate units, and one sum per sublayer crosses the devices (Shoeybi et al. 2019,
-# section 3). Biases of split columns are split with them; what is not named is copied.
-MODEL_PARALLEL_LAYOUT = {
-    r".*(query|key|value)/kernel": (None, "model"),
-    r".*(query|key|value)/bias": ("model",),
-    r".*attention_output/kernel": ("model", None),
-    r".*intermediate/kernel": (None, "model"),
-    r".*intermediate/bias": ("model",),
-    r".*feed_forward/output/kernel": ("model", None),
-    r".*token_embedding/embeddings": ("model", None),
-}
+from keras_tformer.distribute.data_parallel import DataParallel
+from keras_tformer.distribute.model_parallel import ModelParallel
 
 
 def get_distribution(name="data_parallel", model_dim=None, devices=None):
@@ -23,15 +11,17 @@ def get_distribution(name="data_parallel", model_dim=None, devices=None):
 
     `"data_parallel"` copies the model to every device and splits the batch.
     `"model_parallel"` splits the wide weights over `model_dim` devices, and the batch
-    over the groups of that many. Set it before the model is built, and keep the batch
-    divisible (`drop_remainder=True`):
+    over the groups of that many: with fewer than all devices both are at work. Set it
+    before the model is built, and keep the batch divisible (`drop_remainder=True`):
     `keras.distribution.set_distribution(kt.distribute.get_distribution(...))`.
+    `weight_shards` tells which part of every weight a device then holds.
 
     Args:
         name: str, `"data_parallel"` or `"model_parallel"`.
         model_dim: int for `"model_parallel"`: how many devices share one copy of the
-            model. Must divide the number of devices, the number of heads,
-            `intermediate_dim` and `vocabulary_size`.
+            model. Must divide the number of devices, of heads, `intermediate_dim`, and
+            `vocabulary_size` or the width of the token table; a weight that it does
+            not divide is named when the model is built.
         devices: list of str such as `["gpu:0", "gpu:1"]`, or None for all.
 
     Returns:
@@ -66,7 +56,7 @@ def get_distribution(name="data_parallel", model_dim=None, devices=None):
                 "every device has the whole model. Leave it out, or use "
                 "'model_parallel'."
             )
-        return keras.distribution.DataParallel(devices=devices)
+        return DataParallel(devices)
 
     if not model_dim or model_dim < 1 or len(devices) % model_dim:
         raise ValueError(
@@ -74,14 +64,4 @@ def get_distribution(name="data_parallel", model_dim=None, devices=None):
             f"integer that divides {len(devices)}. Give one of "
             f"{[n for n in range(1, len(devices) + 1) if len(devices) % n == 0]}."
         )
-    mesh = keras.distribution.DeviceMesh(
-        shape=(len(devices) // model_dim, model_dim),
-        axis_names=("batch", "model"),
-        devices=devices,
-    )
-    layout_map = keras.distribution.LayoutMap(mesh)
-    for path, axes in MODEL_PARALLEL_LAYOUT.items():
-        layout_map[path] = keras.distribution.TensorLayout(axes)
-    return keras.distribution.ModelParallel(
-        layout_map=layout_map, batch_dim_name="batch"
-    )
+    return ModelParallel(devices, model_dim)

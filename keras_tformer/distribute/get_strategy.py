@@ -175,8 +175,12 @@ def _one_device(devices):
 def _tpu(tpu):
     import tensorflow as tf
 
+    tpu = tpu or "local"
+    if ":" in tpu and "://" not in tpu:
+        # COLAB_TPU_ADDR is a bare address, which the resolver would take for a name.
+        tpu = f"grpc://{tpu}"
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu or "local")
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
