@@ -9,12 +9,15 @@ trained for int8 (QAT), trained for int8 with its zeros kept (PQAT), clustered, 
 to half of its heads and feed-forward units. Each rung becomes `.tflite` files, float
 models also a post-training int8 one, and every number is measured on the files, on
 LiteRT. Pruning trains on for a while; what that alone does is the rung "dense, longer".
+The dense model quantized by Keras itself (int8, int4, GPTQ, AWQ) stands beside them:
+that stays in Keras, LiteRT cannot read it.
 
 Every finished rung stays in the output folder. Stopped and started again with the same
 options, the script goes on where it was.
 """
 
 import argparse
+import gzip
 import json
 import os
 import pathlib
@@ -22,13 +25,8 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from compress_report import write_report
 
 import keras_tformer as kt
 
@@ -36,6 +34,7 @@ SIZES = {"small": (4, 4, 128), "tiny": (2, 2, 16)}  # layers, heads, width
 BATCH_SIZE = 32
 EPOCHS = 3  # a rung's steps are cut into as many; after each, dev is scored
 NUM_CLUSTERS = 16
+KERAS_MODES = ("int8", "int4", "gptq", "awq")
 # Rung: the rung it starts from, its share of --steps, the peak of its learning rate.
 RUNGS = {
     "dense": (None, 1.0, 1e-3),
@@ -74,10 +73,16 @@ def main(arguments=None):
     for rung, (parent, *_) in RUNGS.items():
         models[rung] = trained(options, rung, models.get(parent), task)
         rows += exported(options, rung, models[rung], task)
+    rows += [quantized_by_keras(options, mode, task) for mode in KERAS_MODES]
     for row in rows:  # last and together, so that all meet the same machine
+        if row["kind"].startswith("Keras"):
+            continue
         latency = kt.export.benchmark(row["file"], num_threads=1, repetitions=200)
         row["milliseconds"] = latency["latency"][1]["best_ms"]
-    report(options, rows, task)
+    is_tagging = task["head"] == "token_classifier"
+    measure = "entity F1" if is_tagging else "accuracy"
+    title = f"{options.task}: {measure} on {len(task['labels'])} dev examples"
+    write_report(options.output, rows, title, list(RUNGS))
 
 
 def read(options):
@@ -239,10 +244,60 @@ def exported(options, rung, model, task):
                 "operators": written["operators"],
                 "predictions": logits.argmax(-1)[counted].tolist(),
             }
-            result.with_suffix(".new").write_text(json.dumps(row))
-            os.replace(result.with_suffix(".new"), result)
+            kept(result, row)
         rows.append(json.loads(result.read_text()))
     return rows
+
+
+def quantized_by_keras(options, mode, task):
+    """The dense model after one of Keras' own ways of post-training quantization."""
+    result = options.output / f"keras_{mode}.json"
+    if result.exists():
+        return json.loads(result.read_text())
+    model = keras.models.load_model(options.output / "dense.keras", compile=False)
+    if mode in ("int8", "int4"):
+        model.quantize(mode)
+    else:
+        embeddings = model.get_layer("embeddings")
+        # These two go through the blocks one by one, on windows of token ids.
+        structure = {
+            "pre_block_layers": [
+                model.get_layer("token_embedding"),
+                lambda x: embeddings(x, keras.ops.zeros(x.shape[:2], "int32")),
+            ],
+            "sequential_blocks": [
+                layer for layer in model.layers if layer.name.startswith("encoder_")
+            ],
+        }
+        kind = {"gptq": keras.quantizers.GPTQConfig, "awq": keras.quantizers.AWQConfig}
+        config = kind[mode](
+            [inputs["token_ids"].numpy() for inputs, *_ in task["train"].take(4)],
+            task["tokenizer"],
+            num_samples=16,
+            sequence_length=options.sequence_length,
+            group_size=32 if options.size == "small" else 8,
+            quantization_layer_structure=structure,
+        )
+        model.quantize(mode, config=config)
+    logits = model.predict(task["dev"], verbose=0)
+    file = options.output / f"keras_{mode}.weights.h5"
+    model.save_weights(file)
+    row = {
+        "rung": "dense",
+        "kind": f"Keras {mode}",
+        "file": str(file),
+        "score": score(task, logits),
+        "size_bytes": file.stat().st_size,
+        "gzip_bytes": len(gzip.compress(file.read_bytes())),
+    }
+    return kept(result, row)
+
+
+def kept(file, row):
+    """Writes what was measured, all or nothing."""
+    file.with_suffix(".new").write_text(json.dumps(row))
+    os.replace(file.with_suffix(".new"), file)
+    return row
 
 
 def score(task, logits):
@@ -259,61 +314,6 @@ def score(task, logits):
 
 def slug(name):
     return "".join(c if c.isalnum() else "_" for c in name.replace(" %", ""))
-
-
-def report(options, rows, task):
-    """Prints the table and leaves it, with a picture, in the output folder."""
-    measure = "entity F1" if task["head"] == "token_classifier" else "accuracy"
-    columns = {
-        "rung": "{rung}",
-        "file": "{kind}",
-        f"dev {measure} %": "{score:.1f}",
-        "vs. dense": "{difference:+.1f}",
-        "zeros %": "{zeros:.0%}",
-        "kB": "{kilobytes:,.0f}",
-        "gzip kB": "{gzip_kilobytes:,.0f}",
-        "1 thread ms": "{milliseconds:.2f}",
-        "M MACs": "{millions:.1f}",
-        "int8 MACs": "{int8_macs_share:.1%}",
-        "as Keras": "{equal:.1%}",
-    }
-    table = Table(*columns, title=f"{options.task}: {len(task['labels'])} dev examples")
-    lines = ["| " + " | ".join(columns) + " |", "| --- | --- |" + " ---: |" * 9]
-    for row in rows:
-        row["difference"] = row["score"] - rows[0]["score"]
-        row["kilobytes"] = row["size_bytes"] / 1000
-        row["gzip_kilobytes"] = row["gzip_bytes"] / 1000
-        row["millions"] = row["macs"] / 1e6
-        cells = [text.format(**row).replace("%", " %") for text in columns.values()]
-        cells[0] = row["rung"]
-        table.add_row(*cells)
-        lines.append("| " + " | ".join(cells) + " |")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
-    console.print(table)
-    (options.output / "results.md").write_text("\n".join(lines) + "\n")
-    (options.output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-
-    figure, axes = plt.subplots(figsize=(9, 5.5))
-    markers = {"float32": "o", "int8, post-training": "v", "int8, QAT": "s"}
-    colours = plt.get_cmap("tab20", len(RUNGS))
-    for row in rows:
-        axes.plot(
-            row["gzip_kilobytes"],
-            row["score"],
-            markers[row["kind"]],
-            color=colours(list(RUNGS).index(row["rung"])),
-            label=f"{row['rung']} ({row['kind']})",
-        )
-    axes.axhline(rows[0]["score"], color="grey", ls=":")
-    axes.set(xlabel="gzip size, kB", ylabel=f"dev {measure}, %", xscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.tight_layout()
-    figure.savefig(options.output / "results.png", dpi=120)
-    plt.close(figure)
-    print(f"Table and picture: {options.output}/results.md, results.png")
 
 
 if __name__ == "__main__":
