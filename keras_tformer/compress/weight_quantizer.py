@@ -99,6 +99,8 @@ class WeightQuantizer(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False, **kwargs):
+        if training and any(self.centroid_shapes or ()):
+            self._refuse_averages()
         if training and self._only_picks_rows(kwargs):
             # Rounding them is as good as rounding all of a large table, and cheap. A
             # converter wants the table itself rounded, so at inference it is.
@@ -169,6 +171,16 @@ class WeightQuantizer(keras.layers.Layer):
     def from_config(cls, config):
         layer = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**{**config, "layer": layer})
+
+    def _refuse_averages(self):
+        model = self._get_call_context().entry_layer  # what is being trained
+        if getattr(getattr(model, "optimizer", None), "use_ema", False):
+            raise ValueError(
+                f"Layer '{self.name}' keeps the clusters of its weights, and the "
+                "optimizer has use_ema=True: at the end of fit it would replace them "
+                "by averages, which are not clustered. Compile without use_ema, or "
+                "quantize_model(preserve_clusters=False)."
+            )
 
     def _only_picks_rows(self, kwargs):
         kind = type(self.layer).__name__
