@@ -2,6 +2,7 @@
 
     python benchmarks/compression_speed.py             4x256, some minutes
     python benchmarks/compression_speed.py --quick     a check that takes a minute
+    python benchmarks/compression_speed.py --trace --size 12x768 --kinds dense int8
 
 Steps of the dense, the pruned, the clustered and the quantization-aware BERT classifier
 are measured in turn within one run (A B C A B C), so that whatever else the machine
@@ -14,11 +15,15 @@ is the median of all steps, `choosing masks` the median of those that choose, me
 apart with a schedule that always does. Also printed: seconds to build the model, trace
 a training step and run it for the first time.
 
+`--trace` runs no step: it prints how many operations the graph of one has, and the
+seconds to build the model and to trace it.
+
 All computations are float32 on a CPU with random weights, without XLA, which is what
 Keras' `jit_compile="auto"` means there; `--xla` compiles.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -30,10 +35,14 @@ KINDS = ("dense", "pruning", "choosing masks", "clustering", "int8")
 def main():
     arguments = parse_arguments()
     results = {"arguments": vars(arguments)}
+    if arguments.trace:
+        results["graphs"] = {kind: trace(kind, arguments) for kind in arguments.kinds}
+        return write(results, arguments.json)
     steps, starts = {}, {}
     for kind in arguments.kinds:
         start = time.perf_counter()
-        steps[kind] = training_step(kind, arguments)
+        model, inputs, labels = model_and_batch(kind, arguments)
+        steps[kind] = functools.partial(model.train_on_batch, inputs, labels)
         steps[kind]()
         starts[kind] = time.perf_counter() - start
     times = {kind: [] for kind in steps}
@@ -45,11 +54,7 @@ def main():
                 if round_number >= 0:  # the first turn warms up
                     times[kind].append(time.perf_counter() - start)
     print_table(arguments, times, starts)
-    if arguments.json:
-        temporary = f"{arguments.json}.new"
-        with open(temporary, "w") as file:
-            json.dump(results | {"times": times, "starts": starts}, file, indent=1)
-        os.replace(temporary, arguments.json)
+    write(results | {"times": times, "starts": starts}, arguments.json)
 
 
 def parse_arguments():
@@ -66,6 +71,7 @@ def parse_arguments():
     add("--repeats", type=int, default=1, help="steps in a turn")
     add("--threads", type=int, default=os.cpu_count())
     add("--xla", action="store_true", help="compile the step")
+    add("--trace", action="store_true", help="only count operations and trace")
     add("--json", help="file for all times, in seconds")
     add("--quick", action="store_true", help="tiny sizes and two rounds")
     arguments = parser.parse_args()
@@ -79,8 +85,8 @@ def parse_arguments():
     return arguments
 
 
-def training_step(kind, arguments):
-    """Returns a function without arguments that trains on one batch."""
+def model_and_batch(kind, arguments):
+    """Returns a compiled model, the inputs and the labels of one batch."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -120,7 +126,36 @@ def training_step(kind, arguments):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=arguments.xla,
     )
-    return lambda: model.train_on_batch(inputs, labels)
+    return model, inputs, labels
+
+
+def trace(kind, arguments):
+    """Traces a training step without running it; returns and prints its size."""
+    import tensorflow as tf
+
+    start = time.perf_counter()
+    model, inputs, labels = model_and_batch(kind, arguments)
+    model.optimizer.build(model.trainable_variables)
+    built = time.perf_counter()
+    step = tf.function(model.train_step, autograph=False)
+    graph = step.get_concrete_function((inputs, tf.constant(labels))).graph
+    operations = len(graph.get_operations())
+    for function in graph.as_graph_def().library.function:
+        operations += len(function.node_def)
+    seconds = built - start, time.perf_counter() - built
+    print(
+        f"  {kind:16}{operations:9,} operations  built in {seconds[0]:.1f} s  "
+        f"traced in {seconds[1]:.1f} s",
+        flush=True,
+    )
+    return {"operations": operations, "seconds": seconds}
+
+
+def write(results, name):
+    if name:
+        with open(f"{name}.new", "w") as file:
+            json.dump(results, file, indent=1)
+        os.replace(f"{name}.new", name)
 
 
 def print_table(arguments, times, starts):

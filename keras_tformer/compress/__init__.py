@@ -9,15 +9,18 @@ import os
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
 from keras_tformer.compress.calibrate import calibrate
 from keras_tformer.compress.cluster import cluster_weights, strip_clustering
+from keras_tformer.compress.drop_layers import drop_layers
 from keras_tformer.compress.flatten import flatten
 from keras_tformer.compress.prune import (
     prune_by_movement,
     prune_low_magnitude,
     strip_pruning,
 )
+from keras_tformer.compress.prune_structure import prune_structure
 from keras_tformer.compress.pruning_summaries import PruningSummaries
 from keras_tformer.compress.quantize import quantize_model, strip_quantization
 from keras_tformer.compress.sparsity import sparsity
+from keras_tformer.compress.structure_importance import structure_importance
 from keras_tformer.compress.weight_quantizer import (
     WeightQuantizer,
     quantization_rule,
@@ -31,15 +34,18 @@ __all__ = [
     "WeightQuantizer",
     "calibrate",
     "cluster_weights",
+    "drop_layers",
     "flatten",
     "prune_by_movement",
     "prune_low_magnitude",
+    "prune_structure",
     "quantization_rule",
     "quantize_model",
     "sparsity",
     "strip_clustering",
     "strip_pruning",
     "strip_quantization",
+    "structure_importance",
 ]
 
 

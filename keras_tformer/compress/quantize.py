@@ -55,9 +55,10 @@ def quantize_model(
             while it trains (PQAT). A weight without any zero is not touched by it.
         preserve_clusters: bool, whether the weights of a clustered model keep as few
             distinct values while it trains (CQAT; both together are PCQAT). A weight
-            that is not clustered is not touched by it. Optimizers that average weights
-            (`use_ema`) undo it. Each channel has its own scale: for few distinct
-            *integers* in the whole kernel, `per_channel=False`.
+            that is not clustered is not touched by it. An average of clustered weights
+            is not clustered, so that `fit` refuses an optimizer with `use_ema`. Each
+            channel has its own scale: for few distinct *integers* in the whole kernel,
+            `per_channel=False`.
         skip: layers to leave in float: a list of names and types, or a function
             (layer) -> bool, for instance the first layer, the last, or all of type
             `LayerNormalization`. A composite layer that cannot be laid flat is left

@@ -79,7 +79,7 @@ class QuantizedGraph:
         self.start_step = start_step
         self.freeze_step = freeze_step
         self.copies = []  # (layer of the given model, its copy)
-        self.activations = {}  # {name of a layer: activation taken out of it}
+        self.activations = {}  # {name of a layer: layer of what was its activation}
         self.quantized_tensors = {}  # {id: (tensor, the same quantized)}
         self.masked_sums = set()  # ids of quantizers of scores + attention mask
         self.names = set()
@@ -93,7 +93,10 @@ class QuantizedGraph:
         if not self._is_skipped(layer):
             check_known(layer)
         if weights and config.get("activation") not in (None, "linear"):
-            self.activations[layer.name] = layer.activation
+            word = getattr(layer.activation, "__name__", "activation")
+            self.activations[layer.name] = keras.layers.Activation(
+                layer.activation, name=f"{layer.name}.{word}", dtype=layer.dtype_policy
+            )
             config["activation"] = "linear"
         copy = type(layer).from_config(config)
         copy.build_from_config(layer.get_build_config() or {})
@@ -161,14 +164,11 @@ class QuantizedGraph:
         activation = self.activations.get(layer.name)
         if activation is None:
             return self._quantize(outputs, layer.name)
-        word = getattr(activation, "__name__", "activation")
+        word = getattr(activation.activation, "__name__", "activation")
         if word not in _MERGED:
             outputs = self._quantize(outputs, layer.name)
-        name = f"{layer.name}.{word}"
-        outputs = keras.layers.Activation(
-            activation, name=name, dtype=layer.dtype_policy
-        )(outputs)
-        return self._quantize(outputs, name, _FIXED_RANGES.get(word))
+        outputs = activation(outputs)
+        return self._quantize(outputs, activation.name, _FIXED_RANGES.get(word))
 
     def _softmax(self, layer, inputs, mask=None):
         """Softmax over scores; a mask is added to them as 0 or -30."""

@@ -99,15 +99,24 @@ class WeightQuantizer(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False, **kwargs):
-        mapping = [
-            (weight, self.quantized(weight, training))
-            for weight in quantizable_weights(self.layer)
-        ]
+        if training and any(self.centroid_shapes or ()):
+            self._refuse_averages()
+        if training and self._only_picks_rows(kwargs):
+            # Rounding them is as good as rounding all of a large table, and cheap. A
+            # converter wants the table itself rounded, so at inference it is.
+            rows = self.layer.call(inputs, **kwargs)
+            outputs = self.quantized(self.layer.embeddings, training, rows)
+        else:
+            # In the scope the layer reads the rounded values in place of its weights.
+            mapping = [
+                (weight, self.quantized(weight, training))
+                for weight in quantizable_weights(self.layer)
+            ]
+            with keras.StatelessScope(state_mapping=mapping):
+                outputs = self.layer.call(inputs, **kwargs)
         if training and self.start_step:
             self.step.assign(self.step + 1)
-        # Within the scope the layer reads the quantized values in place of its weights.
-        with keras.StatelessScope(state_mapping=mapping):
-            return self.layer.call(inputs, **kwargs)
+        return outputs
 
     def compute_output_spec(self, inputs, training=False, **kwargs):
         return self.layer.compute_output_spec(inputs, **kwargs)
@@ -115,37 +124,36 @@ class WeightQuantizer(keras.layers.Layer):
     def compute_mask(self, inputs, previous_mask=None):
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def quantized(self, weight, training=False):
-        """Returns the fake-quantized value of one of the layer's weights."""
-        value = ops.convert_to_tensor(weight.value)
+    def quantized(self, weight, training=False, part=None):
+        """Returns the fake-quantized value of one of the layer's weights.
+
+        With `part`, values of a weight that has one scale, these are rounded instead.
+        """
+        whole = ops.convert_to_tensor(weight.value)
+        value = whole if part is None else part
         if self.preserve_sparsity and training:
             value = value * ops.stop_gradient(
                 ops.cast(ops.not_equal(value, 0), value.dtype)
             )
-        given, shape = value, value.shape
         columns = self._num_channels(weight)
         if columns is None:
-            largest = ops.max(ops.abs(value))
-            axis = None
+            largest = ops.maximum(ops.max(whole), -ops.min(whole))
+            largest = ops.stop_gradient(ops.maximum(largest, 1e-7))
+            rounded = keras.quantizers.fake_quant_with_min_max_vars(
+                value, -largest, largest, self.num_bits, narrow_range=True
+            )
         else:
-            value = ops.reshape(value, (-1, columns))
-            largest = ops.max(ops.abs(value), axis=0)
+            channels = ops.reshape(value, (-1, columns))
+            largest = ops.max(ops.abs(channels), axis=0)
             # A channel that is pruned away altogether still needs a scale.
             largest = ops.maximum(largest, 1e-4 * ops.max(largest))
-            axis = 1
-        largest = ops.stop_gradient(ops.maximum(largest, 1e-7))
-        value = keras.quantizers.fake_quant_with_min_max_vars(
-            value,
-            -largest,
-            largest,
-            num_bits=self.num_bits,
-            narrow_range=True,
-            axis=axis,
-        )
-        rounded = ops.reshape(value, shape)
+            largest = ops.stop_gradient(ops.maximum(largest, 1e-7))
+            quantize = round_channels if training else _round_for_converters
+            rounded = quantize(channels, largest, self.num_bits)
+            rounded = ops.reshape(rounded, whole.shape)
         if training and self.start_step:
             has_started = ops.greater_equal(self.step, self.start_step)
-            return ops.where(has_started, rounded, given)
+            return ops.where(has_started, rounded, value)
         return rounded
 
     def get_config(self):
@@ -164,6 +172,24 @@ class WeightQuantizer(keras.layers.Layer):
         layer = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**{**config, "layer": layer})
 
+    def _refuse_averages(self):
+        model = self._get_call_context().entry_layer  # what is being trained
+        if getattr(getattr(model, "optimizer", None), "use_ema", False):
+            raise ValueError(
+                f"Layer '{self.name}' keeps the clusters of its weights, and the "
+                "optimizer has use_ema=True: at the end of fit it would replace them "
+                "by averages, which are not clustered. Compile without use_ema, or "
+                "quantize_model(preserve_clusters=False)."
+            )
+
+    def _only_picks_rows(self, kwargs):
+        kind = type(self.layer).__name__
+        return (
+            kind in ("TokenEmbedding", "Embedding", "ReversibleEmbedding")
+            and self.compute_dtype == "float32"  # else rows are cast before
+            and not kwargs.get("reverse")
+        )
+
     def _num_channels(self, weight):
         """Number of output channels, if they are the last axes of the weight."""
         if not self.per_channel or "kernel" not in weight.name:
@@ -178,6 +204,54 @@ class WeightQuantizer(keras.layers.Layer):
         if "Depthwise" in type(self.layer).__name__:
             return None
         return weight.shape[-1]
+
+
+def round_channels(value, largest, num_bits):
+    """Rounds each column of a matrix to whole multiples of a scale of its own.
+
+    The numbers of `tf.quantization.fake_quant_with_min_max_vars_per_channel` from
+    -largest to largest with `narrow_range`, and its gradients with respect to the
+    matrix: to the last bit, but where a compiled graph rearranges the arithmetic. On a
+    CPU TensorFlow's operation walks through memory column by column, and takes many
+    times as long as the products that the kernel is for, above all backwards.
+
+    Args:
+        value: float `(rows, columns)` tensor.
+        largest: positive float tensor `(columns,)`.
+        num_bits: int.
+
+    Example:
+
+    >>> value = keras.ops.array([[1.27, -3.0], [0.503, 0.011]])
+    >>> rounded = round_channels(value, keras.ops.array([1.27, 2.54]), 8)
+    >>> [[round(float(x), 4) for x in row] for row in rounded]
+    [[1.27, -2.54], [0.5, 0.02]]
+    """
+    num_steps = 2 ** (num_bits - 1) - 1  # on either side of zero
+    scale = (largest + largest) / (2.0 * num_steps)
+    inverse = 1.0 / scale
+    edge = num_steps * scale
+
+    @ops.custom_gradient
+    def rounded(x):
+        shifted = ops.clip(x, -edge, edge) + edge
+        steps = ops.floor(shifted * inverse - num_steps + 0.5)
+
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            is_inside = ops.less_equal(ops.abs(x), edge)
+            return upstream * ops.cast(is_inside, upstream.dtype)
+
+        return steps * scale, gradient
+
+    return rounded(value)
+
+
+def _round_for_converters(value, largest, num_bits):
+    """The same by the operation that converters to int8 know."""
+    return keras.quantizers.fake_quant_with_min_max_vars(
+        value, -largest, largest, num_bits, narrow_range=True, axis=1
+    )
 
 
 def quantizable_weights(layer):

@@ -57,6 +57,7 @@ def albert_encoder(
     intermediate_dim,
     num_groups=1,
     num_inner_repetitions=1,
+    key_dim=None,
     max_sequence_length=512,
     num_segments=2,
     activation="gelu_tanh",
@@ -88,6 +89,8 @@ def albert_encoder(
         num_groups: int, number of groups of shared weights; it divides `num_layers`.
         num_inner_repetitions: int, different blocks in a group, called one after the
             other each time.
+        key_dim: int, width K of a head; D / H where it is None. Models that lost heads
+            (`compress.prune_structure`) have wider ones.
         max_sequence_length: int, number of learned positions.
         num_segments: int, or None for a model without segment ids.
         activation: name of the feed-forward activation.
@@ -159,6 +162,7 @@ def albert_encoder(
             TransformerEncoder(
                 num_heads,
                 intermediate_dim,
+                key_dim=key_dim,
                 activation=activation,
                 dropout=dropout,
                 attention_dropout=attention_dropout,

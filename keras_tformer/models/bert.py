@@ -60,6 +60,7 @@ def bert_encoder(
     max_sequence_length=512,
     num_segments=2,
     embedding_dim=None,
+    key_dim=None,
     position_offset=0,
     activation="gelu",
     pooler_activation="tanh",
@@ -90,6 +91,8 @@ def bert_encoder(
         num_segments: int, or None for a model without segment ids.
         embedding_dim: int, width E of the token table where it is narrower than D and
             a projection follows (ELECTRA); D where it is None.
+        key_dim: int, width K of a head; D / H where it is None. Models that lost heads
+            (`compress.prune_structure`) have wider ones.
         position_offset: int, see `offset` of `PositionEmbedding` (RoBERTa: 2).
         activation: name of the feed-forward activation, `"gelu"` (exact) or
             `"gelu_tanh"` as in Google's later code, or any other of Keras.
@@ -121,7 +124,7 @@ def bert_encoder(
 
     Raises:
         ValueError: if a number is out of range, or `num_heads` does not divide
-            `hidden_dim`.
+            `hidden_dim` and no `key_dim` is given.
 
     Example:
         >>> model = bert_encoder(vocabulary_size=31, **BERT_SIZES["tiny"])
@@ -159,6 +162,7 @@ def bert_encoder(
         TransformerEncoder(
             num_heads,
             intermediate_dim,
+            key_dim=key_dim,
             activation=activation,
             dropout=dropout,
             attention_dropout=attention_dropout,

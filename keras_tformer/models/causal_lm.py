@@ -39,6 +39,7 @@ def causal_lm(
     num_heads,
     hidden_dim,
     intermediate_dim,
+    key_dim=None,
     max_sequence_length=1024,
     activation="gelu_tanh",
     dropout=0.1,
@@ -65,6 +66,8 @@ def causal_lm(
         num_heads: int, attention heads H in a block.
         hidden_dim: int, width D.
         intermediate_dim: int, inner width F of the feed-forward networks.
+        key_dim: int, width K of a head; D / H where it is None. Models that lost heads
+            (`compress.prune_structure`) have wider ones.
         max_sequence_length: int, number of learned positions.
         activation: name of the feed-forward activation.
         dropout: float in [0, 1), after embeddings, attention and feed-forward.
@@ -94,7 +97,7 @@ def causal_lm(
 
     Raises:
         ValueError: if a number is out of range, or `num_heads` does not divide
-            `hidden_dim`.
+            `hidden_dim` and no `key_dim` is given.
 
     Example:
         >>> model = causal_lm(
@@ -129,6 +132,7 @@ def causal_lm(
         TransformerDecoder(
             num_heads,
             intermediate_dim,
+            key_dim=key_dim,
             activation=activation,
             dropout=dropout,
             attention_dropout=attention_dropout,

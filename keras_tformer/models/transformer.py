@@ -52,6 +52,7 @@ def transformer(
     num_heads,
     hidden_dim,
     intermediate_dim,
+    key_dim=None,
     source_vocabulary_size=None,
     share_embeddings=True,
     position="sinusoidal",
@@ -83,6 +84,8 @@ def transformer(
         num_heads: int, attention heads H in a block.
         hidden_dim: int, width D.
         intermediate_dim: int, inner width F of the feed-forward networks.
+        key_dim: int, width K of a head; D / H where it is None. Models that lost heads
+            (`compress.prune_structure`) have wider ones.
         source_vocabulary_size: int, number of source tokens where it differs.
         share_embeddings: bool, whether source tokens, target tokens and the output
             projection use one table (3.4). Where they do not, the source has a table of
@@ -186,6 +189,7 @@ def transformer(
     block_arguments = {
         "num_heads": num_heads,
         "intermediate_dim": intermediate_dim,
+        "key_dim": key_dim,
         "activation": activation,
         "dropout": dropout,
         "attention_dropout": attention_dropout,

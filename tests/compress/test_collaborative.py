@@ -95,6 +95,55 @@ def test_plain_training_loses_them():
     assert len(np.unique(quantized.get_layer("dense").layer.kernel)) > 100
 
 
+def test_averages_of_clusters_are_refused():
+    options = {"batch_size": 8, "verbose": 0}
+    for preserve, expected in ((True, "use_ema=True.*not clustered"), (False, None)):
+        quantized = quantize_model(clustered(), preserve_clusters=preserve)
+        quantized.compile(keras.optimizers.Adam(use_ema=True), "mse")
+        if expected is None:
+            quantized.fit(INPUTS[:8], np.zeros((8, 3)), **options)
+            continue
+        with pytest.raises(ValueError, match=expected):
+            quantized.fit(INPUTS[:8], np.zeros((8, 3)), **options)
+        # Also where another model trains it, as a distiller does.
+        outer = keras.Sequential([keras.Input((7,), dtype="int32"), quantized])
+        outer.compile(keras.optimizers.Adam(use_ema=True), "mse")
+        with pytest.raises(ValueError, match=expected):
+            outer.fit(INPUTS[:8], np.zeros((8, 3)), **options)
+
+
+def test_zeros_survive_averages_of_weights():
+    """EMA while training, swapped in for evaluation, and a mean of two models."""
+    ids = keras.Input((7,), dtype="int32")
+    x = keras.layers.Embedding(37, 11, name="table")(ids)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(ids, keras.layers.Dense(3, name="classifier")(x))
+    table = model.get_layer("table").embeddings
+    table.assign(np.where(np.abs(table) < np.median(np.abs(table)), 0, table))
+    zeros = table.numpy() == 0
+    found = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        quantized = quantize_model(model)
+        quantized.compile(
+            keras.optimizers.AdamW(0.01, use_ema=True, ema_overwrite_frequency=None),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        quantized.fit(
+            INPUTS,
+            TARGETS,
+            batch_size=8,
+            epochs=2,
+            verbose=0,
+            validation_data=(INPUTS[:8], TARGETS[:8]),
+            callbacks=[keras.callbacks.SwapEMAWeights()],
+        )
+        found.append(quantized.get_layer("table").layer.embeddings.numpy())
+        assert np.abs(found[-1] - table.numpy()).max() > 1e-3
+        np.testing.assert_array_equal(found[-1] == 0, zeros)
+    np.testing.assert_array_equal((found[0] + found[1]) / 2 == 0, zeros)
+
+
 @pytest.mark.slow
 def test_on_two_replicas(mirrored_strategy):
     with mirrored_strategy.scope():

@@ -360,6 +360,23 @@ def prunes_to_sparsity(case, folder):
     assert stripped.count_params() == model.count_params()
 
 
+def clusters_to_few_values(case, folder):
+    """Clustered and trained: few values in every chosen weight, and none is added."""
+    from keras_tformer import compress
+
+    model, inputs = case.model(), case.feed()
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    compress.cluster_weights(model, 5, "linear")
+    step(model, inputs, keras.optimizers.SGD(0.01))
+    chosen = [weight for weight in model.weights if weight.constraint is not None]
+    assert chosen
+    stripped = compress.strip_clustering(model)
+    for weight in chosen:
+        assert len(np.unique(weight)) <= 5, weight.path
+        assert np.any(weight.numpy() != before[weight.path]), weight.path
+    assert stripped.count_params() == model.count_params()
+
+
 def quantizes(case, folder):
     """Quantization-aware: near the float model, and every weight still trained."""
     from keras_tformer import compress

@@ -91,6 +91,9 @@ test_flattened_equals_model = make_test(
 test_prunes_to_sparsity = make_test(
     checks.prunes_to_sparsity, models_only, needs_tensorflow, slow
 )
+test_clusters_to_few_values = make_test(
+    checks.clusters_to_few_values, models_only, needs_tensorflow, slow
+)
 test_quantizes = make_test(checks.quantizes, models_only, needs_tensorflow, slow)
 test_saved_model_equals_model = make_test(
     checks.saved_model_equals_model, models_only, needs_tensorflow, slow
