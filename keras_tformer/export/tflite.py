@@ -6,7 +6,7 @@ from keras_tformer.export.batches import numpy_batches, random_batch
 from keras_tformer.export.companions import write_card, write_vocabulary
 from keras_tformer.export.conversion import convert
 from keras_tformer.export.files import gzip_size, make_parent, replaced_file, sha256
-from keras_tformer.export.reporting import inspect_file
+from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.saved_model import check_class_names
 from keras_tformer.export.tflite_checks import (
     as_lengths,
