@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import tempfile
+import zipfile
 
 from keras_tformer.export.files import replaced_file
 from keras_tformer.export.saved_model import vocabulary_name
@@ -16,6 +18,32 @@ def write_vocabulary(file, tokenizer):
     with replaced_file(vocabulary) as temporary:
         tokenizer.save(temporary)
     return vocabulary
+
+
+def attach(file, tokenizer, class_names):
+    """Append the vocabulary and the class names to a `.tflite` file as a zip archive.
+
+    That is where TFLite's metadata keeps associated files: runtimes read the file from
+    its beginning and do not see them, `unzip` reads it from its end.
+    """
+    if tokenizer is None and class_names is None:
+        return
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        if tokenizer is not None:
+            with tempfile.TemporaryDirectory() as scratch:
+                path = os.path.join(scratch, vocabulary_name(tokenizer))
+                tokenizer.save(path)
+                with open(path, "rb") as stream:
+                    _add(archive, vocabulary_name(tokenizer), stream.read())
+        if class_names is not None:
+            _add(archive, "labels.txt", "\n".join(class_names) + "\n")
+
+
+def _add(archive, name, content):
+    # Without the time of day, so that equal models make equal files.
+    entry = zipfile.ZipInfo(name)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(entry, content)
 
 
 def write_card(result, tokenizer, class_names):
@@ -35,6 +63,7 @@ def write_card(result, tokenizer, class_names):
         "batch_size": result["batch_size"],
         "inputs": result["inputs"],
         "outputs": result["outputs"],
+        "signatures": result["signatures"],
         "classes": None if class_names is None else list(class_names),
         "vocabulary": None,
     }

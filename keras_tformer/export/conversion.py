@@ -6,8 +6,16 @@ import warnings
 import numpy as np
 
 from keras_tformer.export.files import full_disk_explained
+from keras_tformer.export.flatbuffer import custom_operators
+from keras_tformer.export.text_signature import SIGNATURE, text_operators
 from keras_tformer.export.tracing import has_tied_table, model_variables
 
+# What a `WordPieceTokenizer` becomes.
+TEXT_OPERATORS = {
+    "FastBertNormalize",
+    "FastWordpieceTokenizeWithOffsets",
+    "RaggedTensorToTensor",
+}
 ONE_SCALE_A_KERNEL = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
@@ -38,6 +46,11 @@ def convert(model, functions, quantization, is_aware, sparse, examples):
             scratch, signature_keys=list(functions)
         )
         _set_mode(tf, converter, quantization, is_aware, sparse)
+        if SIGNATURE in functions:
+            converter.allow_custom_ops = True
+            # The interpreter that measures ranges must load the tokenizer, too.
+            spec = converter.target_spec
+            spec._experimental_custom_op_registerers = text_operators()
         if quantization == "dynamic_range" and any(map(has_tied_table, graphs)):
             # With a scale for each row the product would need a second int8 copy of
             # the table, which has one scale where rows are looked up.
@@ -48,12 +61,25 @@ def convert(model, functions, quantization, is_aware, sparse, examples):
             with warnings.catch_warnings():
                 # The converter calibrates with its own interpreter, not by our choice.
                 warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is dep")
-                return converter.convert()
+                content = converter.convert()
         except Exception as error:
             raise RuntimeError(
                 f"TensorFlow's converter refused the model {model.name!r} with "
                 f"quantization={quantization!r}: {_first_lines(error)}"
             ) from error
+    if SIGNATURE in functions:
+        _check_custom_operators(content)
+    return content
+
+
+def _check_custom_operators(content):
+    """Nothing but TF Text's operators: allowing them allows all that is unknown."""
+    unknown = sorted(set(custom_operators(content)) - TEXT_OPERATORS)
+    if unknown:
+        raise RuntimeError(
+            f"LiteRT has no operators for {', '.join(unknown)}: the file would not run "
+            "on a phone. Leave these layers out, or write them with keras.ops."
+        )
 
 
 def _set_mode(tf, converter, quantization, is_aware, sparse):

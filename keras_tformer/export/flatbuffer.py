@@ -89,12 +89,22 @@ def _reached(model, index, operator_names):
     return [model.subgraphs[index] for index in reached]
 
 
-def _read(path):
+def custom_operators(content):
+    """Names of the operators in a file's bytes that LiteRT itself does not have."""
+    model = _schema().ModelT.InitFromPackedBuf(content, 0)
+    codes = [code.customCode for code in model.operatorCodes]
+    return [code.decode() for code in codes if code is not None]
+
+
+def _schema():
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError:
         from tensorflow.lite.python import schema_py_generated as schema
+    return schema
 
+
+def _read(path):
     if not os.path.isfile(path):
         raise ValueError(f"There is no file at {path!r}. Expected a .tflite file.")
     with open(path, "rb") as stream:
@@ -104,6 +114,7 @@ def _read(path):
             f"{path!r} is not a TFLite file (its identifier is {content[4:8]!r}, "
             "expected b'TFL3')."
         )
+    schema = _schema()
     return schema, schema.ModelT.InitFromPackedBuf(content, 0)
 
 

@@ -3,11 +3,17 @@
 import numpy as np
 
 from keras_tformer.export.batches import numpy_batches, random_batch
-from keras_tformer.export.companions import write_card, write_vocabulary
+from keras_tformer.export.companions import attach, write_card, write_vocabulary
 from keras_tformer.export.conversion import convert
 from keras_tformer.export.files import gzip_size, make_parent, replaced_file, sha256
 from keras_tformer.export.flatbuffer import inspect_file
+from keras_tformer.export.prediction import open_artefact
 from keras_tformer.export.saved_model import check_class_names
+from keras_tformer.export.text_signature import (
+    SIGNATURE,
+    check_tokenizer,
+    tokenize_function,
+)
 from keras_tformer.export.tflite_checks import (
     as_lengths,
     check_fixed,
@@ -61,6 +67,7 @@ def to_tflite(
     verify=True,
     tolerance=None,
     sparse=False,
+    tokenizer_inside=False,
 ):
     """Write a model as a `.tflite` file that is proved to compute the same.
 
@@ -86,9 +93,10 @@ def to_tflite(
             the activations' ranges; the first 200 are used. A quantization-aware
             model needs none; with it, what has no learned range becomes int8, too.
         tokenizer: a tokenizer of `keras_tformer.text`, written beside the file
-            (`vocab.txt`).
-        class_names: list of C strings. With a tokenizer or class names, a card
-            `<file>.json` says how to feed the file and read its answer.
+            (`vocab.txt`) and attached to it (`unzip model.tflite vocab.txt`).
+        class_names: list of C strings, attached as `labels.txt`. With a tokenizer or
+            class names, a card `<file>.json` says how to feed the file and read its
+            answer.
         verify: compare every signature with the model, on 64 representative examples
             or, where none are given, on random ids.
         tolerance: largest difference allowed. For None and `"float16"` absolute (in
@@ -97,6 +105,10 @@ def to_tflite(
         sparse: store zeros of pruned kernels sparsely: a smaller file before
             compression, not a faster one. None, or `"int8"` with kernels pruned in
             blocks of `(16, 1)`; other files would not load or compute wrong numbers.
+        tokenizer_inside: give the file a signature `tokenize`, `texts` `(B,)` to the
+            inputs of `serving_default`, too. Its operators are TF Text's: the app must
+            link them to call it, and only then. Word pieces only; ids differ from
+            `encode` for rare signs (see `WordPieceTokenizer.tokenize`).
 
     Returns:
         A dict: that of `report` and `quantization`, `is_quantization_aware`,
@@ -137,11 +149,18 @@ def to_tflite(
     calibration = examples and {
         name: _with_padding(arrays) for name, arrays in examples.items()
     }
-    content = convert(model, functions, quantization, is_aware, sparse, calibration)
+    text = _text_function(tokenizer, tokenizer_inside, shapes["serving_default"])
+    content = convert(
+        model, functions | text, quantization, is_aware, sparse, calibration
+    )
     verifications = {}
     with replaced_file(file) as temporary:
         with open(temporary, "wb") as stream:
             stream.write(content)
+        attach(temporary, tokenizer, class_names)
+        for name in text if verify else ():
+            runner = open_artefact(temporary, signature=name)
+            check_tokenizer(runner, text[name], tokenizer)
         for name in functions if verify else ():
             data = examples[name] if examples else random_batch(model, shapes[name])
             verifications[name] = _verify(
@@ -176,6 +195,15 @@ def _functions(model, lengths, batch_size):
         check_fixed(shapes[name])
         functions[name] = serving_function(model, specs, with_plain_gather=True)
     return functions, shapes
+
+
+def _text_function(tokenizer, tokenizer_inside, shapes):
+    """`{"tokenize": concrete function}`, or nothing where it is not asked for."""
+    if not tokenizer_inside:
+        return {}
+    if tokenizer is None:
+        raise ValueError("tokenizer_inside=True needs a tokenizer. Give tokenizer=...")
+    return {SIGNATURE: tokenize_function(tokenizer, shapes)}
 
 
 def _examples(representative_data, shapes, function):

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -227,6 +228,60 @@ def test_companions_of_the_file(classifier, tmp_path):
     assert card["vocabulary"] == "vocab.txt" and card["lowercase"] is False
     assert card["sha256"] == report["sha256"]
     assert (card["start_id"], card["end_id"], card["padding_id"]) == (2, 3, 0)
+    with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
+        assert archive.read("vocab.txt").decode("utf-8").split() == pieces
+        assert archive.read("labels.txt").decode("utf-8") == "a\nß\nc\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "dynamic_range", "int8"])
+def test_tokenizer_inside(classifier, examples, tmp_path, quantization):
+    text = pytest.importorskip("keras_tformer.text", reason="needs the text room")
+    pytest.importorskip("tensorflow_text", reason="needs tensorflow-text")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "."]
+    tokenizer = text.WordPieceTokenizer(pieces)
+    file = tmp_path / "model.tflite"
+    report = export.to_tflite(
+        classifier,
+        file,
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=examples,
+        tokenizer=tokenizer,
+        tokenizer_inside=True,
+    )
+    assert report["signatures"] == ["serving_default", "tokenize"]
+    texts = ["The cats.", "", "Thé CAT", "the cats the dog . " * 9]
+    inputs = export.predict(file, {"texts": np.array(texts)}, signature="tokenize")
+    # The host's own tokenizer (Rust) as the other way to the ids.
+    expected = text.pack(
+        tokenizer.encode(texts),
+        sequence_length=LENGTH,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+    )
+    assert set(inputs) == set(expected)
+    for name, ids in expected.items():
+        np.testing.assert_array_equal(inputs[name], ids)
+    # The app that links no text operators still runs the model.
+    outputs = run_alone(file, inputs)
+    logits = classifier.predict(expected, verbose=0)
+    limit = {None: 1e-5, "dynamic_range": 0.05, "int8": 0.15}[quantization]
+    assert np.abs(outputs - logits).mean() < limit * logits.std()
+    alone = export.to_tflite(
+        classifier,
+        file,
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=examples,
+        verify=False,
+    )
+    # The tokenizer's tables, 610 kB whatever the vocabulary, and no weight again.
+    sizes = [result["weight_bytes"] for result in (alone, report)]
+    assert sizes[1].get("float32", 0) == sizes[0].get("float32", 0)
+    assert 0 < sum(sizes[1].values()) - sum(sizes[0].values()) < 650_000
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        export.to_tflite(classifier, file, sequence_length=7, tokenizer_inside=True)
 
 
 @pytest.mark.parametrize(
