@@ -1,12 +1,31 @@
 """How fast a `.tflite` file is on the runtime that is installed here."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
 
-from keras_tformer.export.files import gzip_size
 from keras_tformer.export.prediction import make_interpreter
-from keras_tformer.export.reporting import inspect_file, show_report
+from keras_tformer.export.reporting import draw_report, report, show_report
+
+# Without TensorFlow and Keras, which would hide what the file itself takes.
+_OWN_PROCESS = """
+import re
+import sys
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+def anonymous():
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(r"RssAnon:\\s*(\\d+)", status.read())[1])
+before = anonymous()
+kinds = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES, OpResolverType.AUTO
+interpreter = Interpreter(
+    model_path=sys.argv[1], experimental_op_resolver_type=kinds[int(sys.argv[2])]
+)
+interpreter.allocate_tensors()
+interpreter.invoke()
+print(anonymous() - before)
+"""
 
 
 def benchmark(
@@ -16,6 +35,7 @@ def benchmark(
     warmup=5,
     use_default_delegate=True,
     show=False,
+    picture=None,
 ):
     """Measure a `.tflite` file: time of one call, memory, size and operators.
 
@@ -29,10 +49,14 @@ def benchmark(
         warmup: calls before them that are not timed.
         use_default_delegate: False turns XNNPACK off.
         show: print the result as a table as well.
+        picture: path of an image to draw it into, too (needs matplotlib).
 
     Returns:
         The dict of `report` and `latency`: `{threads: {"median_ms", "p90_ms",
-        "best_ms"}}`, `runtime`, `repetitions`, `use_default_delegate`.
+        "best_ms"}}`, `runtime`, `repetitions`, `use_default_delegate`, and
+        `process_bytes`: what a process of its own grows by when it loads the file and
+        calls it once (arena, repacked weights; not the file itself, which is mapped),
+        None where the system does not tell.
 
     Raises:
         ValueError: no such file, or numbers that are not positive.
@@ -54,7 +78,8 @@ def benchmark(
             f"Received num_threads={num_threads!r}, repetitions={repetitions!r}, "
             f"warmup={warmup!r}. Expected positive numbers (warmup may be 0)."
         )
-    result = {**inspect_file(file), "gzip_bytes": gzip_size(file)}
+    result = report(file, show=False)
+    result["process_bytes"] = _process_bytes(result["file"], use_default_delegate)
     interpreters = {}
     for count in counts:
         interpreter, result["runtime"] = make_interpreter(
@@ -85,4 +110,12 @@ def benchmark(
     result["use_default_delegate"] = use_default_delegate
     if show:
         show_report(result)
+    if picture is not None:
+        draw_report(result, picture)
     return result
+
+
+def _process_bytes(file, use_default_delegate):
+    command = [sys.executable, "-c", _OWN_PROCESS, file, str(int(use_default_delegate))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 and done.stdout.strip() else None

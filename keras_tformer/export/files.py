@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import os
@@ -29,6 +30,34 @@ def make_parent(path):
     return path
 
 
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+@contextlib.contextmanager
+def full_disk_explained(path):
+    """Turn what Python and TensorFlow raise when nothing more can be written.
+
+    Raises:
+        ValueError: naming `path`, the reason and what to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        # TensorFlow writes in C++: only the text of its error tells the reason.
+        reasons = [os.strerror(number) for number in _FULL if _tells(error, number)]
+        if not reasons:
+            raise
+        raise ValueError(
+            f"Cannot write {path!r}: {reasons[0]}. No part of it was left there. Free "
+            "some space or choose another target (scratch files go to the folder that "
+            "TMPDIR names)."
+        ) from error
+
+
+def _tells(error, number):
+    return getattr(error, "errno", None) == number or os.strerror(number) in str(error)
+
+
 @contextlib.contextmanager
 def replaced_file(path):
     """Yield a temporary path in the same folder, moved onto `path` at the end.
@@ -41,7 +70,8 @@ def replaced_file(path):
     )
     os.close(handle)
     try:
-        yield temporary
+        with full_disk_explained(path):
+            yield temporary
         os.chmod(temporary, 0o644)  # mkstemp gives 0600
         os.replace(temporary, path)
     except BaseException:
@@ -71,7 +101,8 @@ def replaced_folder(path):
         )
     temporary = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(path))
     try:
-        yield temporary
+        with full_disk_explained(path):
+            yield temporary
         os.chmod(temporary, 0o755)  # mkdtemp gives 0700
         if os.path.exists(path):
             old = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(path))

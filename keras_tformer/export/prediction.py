@@ -8,6 +8,7 @@ import tempfile
 import numpy as np
 
 from keras_tformer.export.batches import numpy_batches
+from keras_tformer.export.text_signature import SIGNATURE, text_operators
 
 # What a server does: TensorFlow, tensorflow_text for the text operators, no Keras.
 _CLEAN_PROCESS = """
@@ -61,7 +62,8 @@ def predict(
             text signatures of a SavedModel: `{"texts": [...]}`.
         num_threads: threads of the LiteRT interpreter.
         use_default_delegate: False turns XNNPACK off (`.tflite` only).
-        signature: which function of the artefact to call.
+        signature: which function of the artefact to call; `"tokenize"` of a `.tflite`
+            file with a tokenizer inside takes `{"texts": [...]}`, too.
         in_separate_process: run a SavedModel in a fresh Python process that imports
             TensorFlow and tensorflow_text only.
 
@@ -109,7 +111,9 @@ def open_artefact(
     return _LiteRTRunner(path, num_threads, use_default_delegate, signature)
 
 
-def make_interpreter(path, num_threads=1, use_default_delegate=True):
+def make_interpreter(
+    path, num_threads=1, use_default_delegate=True, with_text_operators=False
+):
     """`(interpreter, name of the runtime)`; LiteRT's own where it is installed."""
     options = {}
     try:
@@ -128,10 +132,16 @@ def make_interpreter(path, num_threads=1, use_default_delegate=True):
         options["experimental_op_resolver_type"] = (
             resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
+    kind = runtime.Interpreter
+    if with_text_operators:
+        options["custom_op_registerers"] = text_operators()
+        kind = getattr(runtime, "InterpreterWithCustomOps", None)
+        if kind is None:  # tf.lite does not show it
+            from tensorflow.lite.python.interpreter import InterpreterWithCustomOps
+
+            kind = InterpreterWithCustomOps
     try:
-        interpreter = runtime.Interpreter(
-            model_path=path, num_threads=num_threads, **options
-        )
+        interpreter = kind(model_path=path, num_threads=num_threads, **options)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{name} cannot load {path!r}: {error}") from error
@@ -141,7 +151,7 @@ def make_interpreter(path, num_threads=1, use_default_delegate=True):
 class _LiteRTRunner:
     def __init__(self, path, num_threads, use_default_delegate, signature):
         interpreter, self.runtime = make_interpreter(
-            path, num_threads, use_default_delegate
+            path, num_threads, use_default_delegate, signature == SIGNATURE
         )
         signatures = interpreter.get_signature_list()
         if signature not in signatures:
@@ -166,7 +176,10 @@ class _LiteRTRunner:
                 feed, rows = {}, min(self._rows, total - start)
                 for name in self.shapes:
                     array = batch[name][start : start + rows]
-                    array = array.astype(self._dtypes[name])
+                    if array.dtype.kind == "U":
+                        array = np.char.encode(array, "utf-8")
+                    elif array.dtype.kind != "S":
+                        array = array.astype(self._dtypes[name])
                     if rows < self._rows:  # repeat the last row to fill the batch
                         array = np.concatenate(
                             [array, np.repeat(array[-1:], self._rows - rows, axis=0)]

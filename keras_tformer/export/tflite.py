@@ -1,29 +1,35 @@
 """Keras model -> `.tflite` file, proved on the runtime before it is left behind."""
 
-import contextlib
-import json
-import os
-import tempfile
-import warnings
-
 import numpy as np
 
 from keras_tformer.export.batches import numpy_batches, random_batch
+from keras_tformer.export.companions import attach, write_card, write_vocabulary
+from keras_tformer.export.conversion import convert
 from keras_tformer.export.files import gzip_size, make_parent, replaced_file, sha256
-from keras_tformer.export.reporting import inspect_file
-from keras_tformer.export.saved_model import check_class_names, vocabulary_name
+from keras_tformer.export.flatbuffer import inspect_file
+from keras_tformer.export.prediction import open_artefact
+from keras_tformer.export.saved_model import check_class_names
+from keras_tformer.export.text_signature import (
+    SIGNATURE,
+    check_tokenizer,
+    tokenize_function,
+)
+from keras_tformer.export.tflite_checks import (
+    as_lengths,
+    check_fixed,
+    check_lengths,
+    check_mode,
+    check_precision,
+    check_request,
+)
 from keras_tformer.export.tracing import (
     check_exportable,
     check_sequence_length,
     input_specs,
     is_fake_quantized,
-    leaf_layers,
-    model_variables,
     serving_function,
 )
 from keras_tformer.export.verification import verify as verify_artefact
-
-MODES = (None, "float16", "dynamic_range", "int8", "int16x8")
 
 # What a right file stays well below and a wrong one passes: rounding for the float
 # files (largest difference), a share of the output's own spread for the others (mean).
@@ -61,18 +67,22 @@ def to_tflite(
     verify=True,
     tolerance=None,
     sparse=False,
+    tokenizer_inside=False,
 ):
     """Write a model as a `.tflite` file that is proved to compute the same.
 
     All shapes are fixed, inputs and outputs keep their names in the signature
     `serving_default`, and only LiteRT's builtin operators are used. Before the file
-    is left behind it runs on `ai_edge_litert` beside the Keras model; a file that
-    computes something else is not written.
+    is left behind it runs on `ai_edge_litert` beside the Keras model, with one and two
+    threads, with and without the default delegate; a file that computes something else
+    is not written.
 
     Args:
         model: a built functional or Sequential `keras.Model` in float32.
         file: path to write; an older file is replaced.
-        sequence_length: T, the length of every input.
+        sequence_length: T, the length of every input; or a tuple of lengths: one
+            signature each, on the same weights. The longest is `serving_default`, the
+            others are `serving_<length>`: an app calls the shortest that fits.
         batch_size: B, rows a call.
         quantization: None (float32), `"float16"` (weights in half precision),
             `"dynamic_range"` (weights int8, activations float), `"int8"` (weights and
@@ -83,20 +93,28 @@ def to_tflite(
             the activations' ranges; the first 200 are used. A quantization-aware
             model needs none; with it, what has no learned range becomes int8, too.
         tokenizer: a tokenizer of `keras_tformer.text`, written beside the file
-            (`vocab.txt`).
-        class_names: list of C strings. With a tokenizer or class names, a card
-            `<file>.json` says how to feed the file and read its answer.
-        verify: compare the file with the model, on 64 representative examples or, where
-            none are given, on random ids.
+            (`vocab.txt`) and attached to it (`unzip model.tflite vocab.txt`).
+        class_names: list of C strings, attached as `labels.txt`. With a tokenizer or
+            class names, a card `<file>.json` says how to feed the file and read its
+            answer.
+        verify: compare every signature with the model, on 64 representative examples
+            or, where none are given, on random ids.
         tolerance: largest difference allowed. For None and `"float16"` absolute (in
             units of the largest output where that is above 1; 1e-4, 1e-2), else the
             mean difference in standard deviations of the output (0.1; int8 0.15).
-        sparse: store zeros of pruned kernels sparsely; None and `"int8"` only.
+        sparse: store zeros of pruned kernels sparsely: a smaller file before
+            compression, not a faster one. None, or `"int8"` with kernels pruned in
+            blocks of `(16, 1)`; other files would not load or compute wrong numbers.
+        tokenizer_inside: give the file a signature `tokenize`, `texts` `(B,)` to the
+            inputs of `serving_default`, too. Its operators are TF Text's: the app must
+            link them to call it, and only then. Word pieces only; ids differ from
+            `encode` for rare signs (see `WordPieceTokenizer.tokenize`).
 
     Returns:
         A dict: that of `report` and `quantization`, `is_quantization_aware`,
         `sequence_length`, `batch_size`, `parameters`, `sha256`, `verification` (the
-        result of `verify`, or None), `vocabulary` and `card` (paths, or None).
+        result of `verify`, or None; `verifications` of all signatures by name),
+        `vocabulary` and `card` (paths, or None).
 
     Raises:
         ValueError: the model, the words or the data do not fit (the message says what
@@ -114,30 +132,40 @@ def to_tflite(
         >>> result["verification"]["largest_difference"] < 1e-4
         True
     """
-    _check_words(quantization, sparse)
     check_exportable(model)
-    _check_precision(model)
-    check_sequence_length(model, sequence_length)
+    check_request(model, quantization, sparse, verify)
+    check_precision(model)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"Received batch_size={batch_size!r}, expected 1 or more.")
     file = make_parent(file)
-    specs = input_specs(model, batch_size, sequence_length)
-    shapes = {name: tuple(spec.shape) for name, spec in specs.items()}
-    function = serving_function(model, specs, with_plain_gather=True)
-    check_class_names(function, class_names)
-    is_aware = is_fake_quantized(function)
-    _check_mode(quantization, is_aware, representative_data)
-    examples = _examples(representative_data, shapes, specs)
-    content = _convert(
-        model, function, quantization, is_aware, sparse, examples, shapes
+    lengths = as_lengths(sequence_length)
+    check_lengths(quantization, lengths)
+    functions, shapes = _functions(model, lengths, batch_size)
+    default = functions["serving_default"]
+    check_class_names(default, class_names)
+    is_aware = is_fake_quantized(default)
+    check_mode(quantization, is_aware, representative_data)
+    examples = _examples(representative_data, shapes, default)
+    calibration = examples and {
+        name: _with_padding(arrays) for name, arrays in examples.items()
+    }
+    text = _text_function(tokenizer, tokenizer_inside, shapes["serving_default"])
+    content = convert(
+        model, functions | text, quantization, is_aware, sparse, calibration
     )
-    verification = None
+    verifications = {}
     with replaced_file(file) as temporary:
         with open(temporary, "wb") as stream:
             stream.write(content)
-        if verify:
-            data = examples or random_batch(model, shapes)
-            verification = _verify(temporary, model, data, quantization, tolerance)
+        attach(temporary, tokenizer, class_names)
+        for name in text if verify else ():
+            runner = open_artefact(temporary, signature=name)
+            check_tokenizer(runner, text[name], tokenizer)
+        for name in functions if verify else ():
+            data = examples[name] if examples else random_batch(model, shapes[name])
+            verifications[name] = _verify(
+                temporary, model, data, quantization, tolerance, name
+            )
         result = {
             "file": file,
             "quantization": quantization,
@@ -148,60 +176,42 @@ def to_tflite(
             **{k: v for k, v in inspect_file(temporary).items() if k != "file"},
             "gzip_bytes": gzip_size(temporary),
             "sha256": sha256(temporary),
-            "verification": verification,
-            **_write_companions(file, tokenizer, class_names),
+            "verification": verifications.get("serving_default"),
+            "verifications": verifications,
+            "vocabulary": write_vocabulary(file, tokenizer),
         }
-        if result["card"] is not None:
-            _write_card(result, tokenizer, class_names)
+        result["card"] = write_card(result, tokenizer, class_names)
     return result
 
 
-def _check_words(quantization, sparse):
-    if quantization not in MODES:
-        raise ValueError(
-            f"Received quantization={quantization!r}, expected one of "
-            f"{', '.join(map(repr, MODES))}."
-        )
-    if sparse and quantization not in (None, "int8"):
-        raise ValueError(
-            f"sparse=True with quantization={quantization!r} is refused: such files do "
-            "not load, or compute wrong numbers under LiteRT's default delegate. Use "
-            "sparse=False (gzip shrinks the zeros as well), or quantization=None or "
-            "'int8'."
-        )
+def _functions(model, lengths, batch_size):
+    """`({signature: concrete function}, {signature: {input name: shape}})`."""
+    functions, shapes = {}, {}
+    for length in lengths:
+        check_sequence_length(model, length)
+        name = f"serving_{length}" if functions else "serving_default"
+        specs = input_specs(model, batch_size, length)
+        shapes[name] = {key: tuple(spec.shape) for key, spec in specs.items()}
+        check_fixed(shapes[name])
+        functions[name] = serving_function(model, specs, with_plain_gather=True)
+    return functions, shapes
 
 
-def _check_precision(model):
-    for layer in leaf_layers(model):
-        if layer.compute_dtype not in ("float32", None) and layer.weights:
-            raise ValueError(
-                f"The layer {layer.name!r} computes in {layer.compute_dtype}; LiteRT "
-                "wants float32. Build the model again under "
-                "keras.config.set_dtype_policy('float32') and hand the weights over: "
-                "new_model.set_weights(model.get_weights())."
-            )
+def _text_function(tokenizer, tokenizer_inside, shapes):
+    """`{"tokenize": concrete function}`, or nothing where it is not asked for."""
+    if not tokenizer_inside:
+        return {}
+    if tokenizer is None:
+        raise ValueError("tokenizer_inside=True needs a tokenizer. Give tokenizer=...")
+    return {SIGNATURE: tokenize_function(tokenizer, shapes)}
 
 
-def _check_mode(quantization, is_aware, representative_data):
-    if is_aware and quantization != "int8":
-        raise ValueError(
-            f"The model is quantization-aware, received quantization={quantization!r}. "
-            "Use quantization='int8', or export the float model that it was made from."
-        )
-    if quantization == "int16x8" or (quantization == "int8" and not is_aware):
-        if representative_data is None:
-            raise ValueError(
-                f"quantization={quantization!r} measures the activations' ranges on "
-                "examples, but representative_data is None. Give some hundred real "
-                "examples, or use quantization='dynamic_range', which needs none."
-            )
-
-
-def _examples(representative_data, shapes, specs):
-    """Up to 200 rows as one dict of arrays in the signature's dtypes, or None."""
+def _examples(representative_data, shapes, function):
+    """`{signature: up to 200 rows, one array an input in its dtype}`, or None."""
     if representative_data is None:
         return None
-    free = {name: (None, *shape[1:]) for name, shape in shapes.items()}
+    longest = shapes["serving_default"]
+    free = {name: (None, *shape[1:]) for name, shape in longest.items()}
     parts = [
         inputs
         for inputs, _, _ in numpy_batches(
@@ -213,79 +223,43 @@ def _examples(representative_data, shapes, specs):
             "representative_data is empty. Expected some hundred real examples (a "
             "generator that was used up before yields none)."
         )
-    return {
+    specs = function.structured_input_signature[1]
+    rows = {
         name: np.concatenate([part[name] for part in parts]).astype(
-            spec.dtype.as_numpy_dtype
+            specs[name].dtype.as_numpy_dtype
         )
-        for name, spec in specs.items()
+        for name in longest
+    }
+    return {
+        signature: {name: _cut_to(name, rows[name], own[name]) for name in own}
+        for signature, own in shapes.items()
     }
 
 
-def _convert(model, function, quantization, is_aware, sparse, examples, shapes):
-    import tensorflow as tf
-
-    module = tf.Module()
-    module.model_variables = model_variables(model, [function])
-    with tempfile.TemporaryDirectory() as scratch:
-        # Through a SavedModel on disk: the other routes lose names or weights.
-        tf.saved_model.save(module, scratch, signatures={"serving_default": function})
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            scratch, signature_keys=["serving_default"]
-        )
-        _set_mode(tf, converter, quantization, is_aware, sparse)
-        if examples is not None and quantization in ("int8", "int16x8"):
-            converter.representative_dataset = _feed(examples, shapes)
-        try:
-            with warnings.catch_warnings():
-                # The converter calibrates with its own interpreter, not by our choice.
-                warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is dep")
-                return converter.convert()
-        except Exception as error:
-            raise RuntimeError(
-                f"TensorFlow's converter refused the model {model.name!r} with "
-                f"quantization={quantization!r}: {_first_lines(error)}"
-            ) from error
+def _cut_to(name, array, shape):
+    """The beginning of longer examples, for a signature of a shorter length."""
+    array = array[(slice(None), *map(slice, shape[1:]))]
+    if "positions" in name:  # indices of tokens, which must be there
+        array = np.minimum(array, shape[1] - 1)
+    return array
 
 
-def _set_mode(tf, converter, quantization, is_aware, sparse):
-    builtins = tf.lite.OpsSet.TFLITE_BUILTINS
-    converter.target_spec.supported_ops = [builtins]
-    optimizations = [] if quantization is None else [tf.lite.Optimize.DEFAULT]
-    if sparse:
-        optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
-    converter.optimizations = optimizations
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantization == "int16x8":
-        # Integer inputs and what has no 16 bit kernel stay as they are.
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-            builtins,
-        ]
-    if is_aware and hasattr(converter, "_experimental_qdq_conversion_mode"):
-        # Without it the converter fails on kernels with a range for each channel.
-        converter._experimental_qdq_conversion_mode = "STATIC"
+def _with_padding(arrays):
+    """The examples, and one with padding where they have none at all.
+
+    A mask that never changes has no range: int16x8 files do not load then, and int8
+    files know no step between a kept position and a masked one.
+    """
+    full = [name for name in arrays if "padding_mask" in name and arrays[name].all()]
+    if not full:
+        return arrays
+    padded = {name: array[-1:].copy() for name, array in arrays.items()}
+    for name in full:
+        padded[name][:, padded[name].shape[1] // 2 :] = 0
+    return {name: np.concatenate([arrays[name], padded[name]]) for name in arrays}
 
 
-def _feed(examples, shapes):
-    rows = next(iter(shapes.values()))[0]
-
-    def feed():
-        total = len(next(iter(examples.values())))
-        for start in range(0, total, rows):
-            take = np.arange(start, start + rows) % total
-            yield {name: array[take] for name, array in examples.items()}
-
-    return feed
-
-
-def _first_lines(error):
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line or "ops:" in line]
-    return " ".join((telling or lines)[:4])[:800]
-
-
-def _verify(file, model, data, quantization, tolerance):
+def _verify(file, model, data, quantization, tolerance, signature):
     tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     absolute = quantization in (None, "float16")
     try:
@@ -296,46 +270,10 @@ def _verify(file, model, data, quantization, tolerance):
             tolerance=tolerance if absolute else None,
             relative_tolerance=None if absolute else tolerance,
             max_examples=VERIFICATION_EXAMPLES,
+            signature=signature,
         )
     except ValueError as error:
         raise ValueError(
             f"No file was written (quantization={quantization!r}). {error} "
             f"{ADVICE[quantization]}"
         ) from error
-
-
-def _write_companions(file, tokenizer, class_names):
-    vocabulary = card = None
-    if tokenizer is not None:
-        vocabulary = os.path.join(os.path.dirname(file), vocabulary_name(tokenizer))
-        with replaced_file(vocabulary) as temporary:
-            tokenizer.save(temporary)
-    if tokenizer is not None or class_names is not None:
-        card = os.path.splitext(file)[0] + ".json"
-    return {"vocabulary": vocabulary, "card": card}
-
-
-def _write_card(result, tokenizer, class_names):
-    """What an app needs beside the file: how to feed it, how to read its answer."""
-    card = {
-        "file": os.path.basename(result["file"]),
-        "sha256": result["sha256"],
-        "size_bytes": result["size_bytes"],
-        "quantization": result["quantization"],
-        "sequence_length": result["sequence_length"],
-        "batch_size": result["batch_size"],
-        "inputs": result["inputs"],
-        "outputs": result["outputs"],
-        "classes": None if class_names is None else list(class_names),
-        "vocabulary": None,
-    }
-    if tokenizer is not None:
-        card["vocabulary"] = os.path.basename(result["vocabulary"])
-        card["tokenizer"] = type(tokenizer).__name__
-        for key in ("lowercase", "start_id", "end_id", "padding_id", "unknown_id"):
-            with contextlib.suppress(AttributeError):
-                card[key] = getattr(tokenizer, key)
-    with replaced_file(result["card"]) as temporary:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(card, stream, indent=2, ensure_ascii=False)
-            stream.write("\n")

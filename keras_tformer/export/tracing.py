@@ -217,3 +217,24 @@ def is_fake_quantized(function):
     graph = function.graph.as_graph_def()
     nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
     return any(node.op.startswith("FakeQuant") for node in nodes)
+
+
+def has_tied_table(function):
+    """Whether a graph looks rows up in a weight and multiplies by it, too."""
+    uses = {}
+    for operation in function.graph.get_operations():
+        if operation.type == "ReadVariableOp":
+            variable = uses.setdefault(operation.inputs[0].name, set())
+            variable |= _uses(operation.outputs[0])
+    products = {"MatMul", "BatchMatMulV2", "BatchMatMulV3"}
+    return any("GatherV2" in kinds and kinds & products for kinds in uses.values())
+
+
+def _uses(tensor):
+    kinds = set()
+    for operation in tensor.consumers():
+        if operation.type in ("Reshape", "Transpose", "Identity", "Cast"):
+            kinds |= _uses(operation.outputs[0])
+        else:
+            kinds.add(operation.type)
+    return kinds

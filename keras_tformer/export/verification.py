@@ -1,10 +1,14 @@
 """Prove that an artefact computes what the Keras model computes."""
 
+import os
+
 import numpy as np
 
 from keras_tformer.export.batches import numpy_batches
 from keras_tformer.export.prediction import open_artefact
 from keras_tformer.export.tracing import call_flat, input_specs
+
+FURTHER_EXAMPLES = 16  # of every setting after the first; without XNNPACK is slow
 
 
 def verify(
@@ -14,12 +18,17 @@ def verify(
     tolerance=None,
     relative_tolerance=None,
     minimum_agreement=None,
-    num_threads=1,
-    use_default_delegate=True,
+    num_threads=(1, 2),
+    use_default_delegate=(True, False),
     in_separate_process=False,
     max_examples=None,
+    signature="serving_default",
 ):
     """Run an artefact on its real runtime and compare every output with the model's.
+
+    A `.tflite` file runs in several settings, each thread count with and without the
+    default delegate: a file may be right in one and wrong in another. The first setting
+    answers all examples, the others the first 16, each under the same tolerances.
 
     Args:
         artefact: a `.tflite` file (runs on `ai_edge_litert`) or a SavedModel folder
@@ -31,22 +40,24 @@ def verify(
         relative_tolerance: largest mean absolute difference allowed, in units of
             the output's standard deviation (the measure for quantized files).
         minimum_agreement: smallest share of equal predictions allowed.
-        num_threads: threads of the LiteRT interpreter.
-        use_default_delegate: False turns XNNPACK off (`.tflite` only).
+        num_threads: thread counts of the LiteRT interpreter, or one.
+        use_default_delegate: whether XNNPACK is on, both, or one (`.tflite` only).
         in_separate_process: run a SavedModel in a fresh process without Keras.
         max_examples: compare no more rows than this.
+        signature: which function of the artefact is compared.
 
     Returns:
-        A dict: `runtime`, `num_threads`, `use_default_delegate`, `examples`,
-        `largest_difference`, `mean_difference`, `relative_difference`, `agreement`
-        (share of equal argmax over the last axis; None where outputs have one value),
-        each the worst of all outputs; `outputs` with the same per output; and with
-        labels `accuracy` and `macro_f1`, each `{"artefact": ..., "model": ...}`.
+        A dict of the first setting: `runtime`, `num_threads`, `use_default_delegate`,
+        `examples`, `largest_difference`, `mean_difference`, `relative_difference`,
+        `agreement` (share of equal argmax over the last axis; None where outputs have
+        one value), each the worst of all outputs; `outputs` with the same per output;
+        and with labels `accuracy` and `macro_f1`, each `{"artefact": ..., "model":
+        ...}`; and `settings`, a list of the same (without labels) for every setting.
         Positions that the padding mask leaves out are not compared.
 
     Raises:
-        ValueError: a tolerance is passed, the artefact's numbers are not finite,
-            an output is missing, or the dataset is empty.
+        ValueError: a tolerance is passed in any setting, the artefact does not load or
+            its numbers are not finite, an output is missing, or the dataset is empty.
 
     Example:
         >>> import keras, tempfile
@@ -60,20 +71,13 @@ def verify(
         >>> result["examples"], sorted(result["accuracy"])
         (7, ['artefact', 'model'])
     """
-    runner = open_artefact(
-        artefact,
-        num_threads,
-        use_default_delegate,
-        in_separate_process=in_separate_process,
-    )
-    ours, theirs, kept, labels, weights = {}, {}, {}, [], []
-    examples = 0
-    batches, references = [], []
+    settings = _settings(artefact, num_threads, use_default_delegate)
+    runner = open_artefact(artefact, *settings[0], signature, in_separate_process)
+    batches, references, labels, weights = [], [], [], []
     # An input that the model ignores may be gone from the artefact.
     shapes = {name: tuple(spec.shape) for name, spec in input_specs(model).items()}
     shapes |= runner.shapes
     for inputs, label, weight in numpy_batches(dataset, shapes, max_examples):
-        examples += len(next(iter(inputs.values())))
         batches.append(inputs)
         references.append(
             {
@@ -88,34 +92,73 @@ def verify(
             "The dataset is empty: nothing was compared. Hand over at least one "
             "example (a dataset that repeats or was used up yields none)."
         )
-    outputs = runner(batches)
-    _check_names(outputs, references[0])
-    for name in references[0]:
-        rows = [reference[name] for reference in references]
-        theirs[name] = np.concatenate(_same_length(rows))
-        ours[name] = _pad_to(outputs[name], theirs[name].shape)
-        kept[name] = _kept_positions(batches, theirs[name])
-    compared = {name: _compare(ours[name], theirs[name], kept[name]) for name in ours}
-    result = {
-        "runtime": runner.runtime,
-        "num_threads": num_threads,
-        "use_default_delegate": use_default_delegate,
-        "examples": examples,
-        **_worst(compared),
-        "outputs": compared,
+    theirs = {
+        name: np.concatenate(_same_length([part[name] for part in references]))
+        for name in references[0]
     }
+    kept = {name: _kept_positions(batches, output) for name, output in theirs.items()}
+    ours = _answers(runner, batches, theirs)
+    result = _compare_all(ours, theirs, kept, runner.runtime, settings[0])
+    complaints = _complaints(result, tolerance, relative_tolerance, minimum_agreement)
+    result["settings"] = [dict(result)]
     result.update(_scores(ours, theirs, labels, weights))
-    _check(result, tolerance, relative_tolerance, minimum_agreement)
+    some = _first_rows(batches, FURTHER_EXAMPLES)
+    for setting in settings[1:]:
+        runner = open_artefact(artefact, *setting, signature)
+        answers = _answers(runner, some, theirs)
+        further = _compare_all(answers, theirs, kept, runner.runtime, setting)
+        result["settings"].append(further)
+        least = minimum_agreement
+        if least is not None:  # of so few rows, one may differ
+            least = min(least, 1 - 1 / further["examples"])
+        complaints += _complaints(further, tolerance, relative_tolerance, least)
+    if complaints:
+        raise ValueError(
+            "The artefact does not compute what the Keras model computes: "
+            + "; ".join(complaints)
+            + f". Compared on {result['examples']} examples with {result['runtime']}."
+        )
     return result
 
 
-def _check_names(outputs, reference):
-    missing = sorted(set(reference) - set(outputs))
+def _settings(artefact, num_threads, use_default_delegate):
+    """Pairs of a thread count and whether the delegate is on, the usual one first."""
+    if os.path.isdir(artefact):
+        return [(1, True)]
+    threads = [num_threads] if isinstance(num_threads, int) else list(num_threads)
+    delegates = use_default_delegate
+    delegates = [delegates] if isinstance(delegates, bool) else list(delegates)
+    if not threads or min(threads) < 1 or not delegates:
+        raise ValueError(
+            f"Received num_threads={num_threads!r}, use_default_delegate="
+            f"{use_default_delegate!r}. Expected positive numbers, True or False."
+        )
+    return [(count, delegate) for delegate in delegates for count in threads]
+
+
+def _answers(runner, batches, theirs):
+    outputs = runner(batches)
+    missing = sorted(set(theirs) - set(outputs))
     if missing:
         raise ValueError(
             f"The artefact lacks the outputs {missing}; it has {sorted(outputs)}. "
             "Was it exported from this model?"
         )
+    return {
+        name: _pad_to(outputs[name], (len(outputs[name]), *output.shape[1:]))
+        for name, output in theirs.items()
+    }
+
+
+def _first_rows(batches, rows):
+    """The first rows of all batches together."""
+    some = []
+    for batch in batches:
+        size = len(next(iter(batch.values())))
+        if rows > 0:
+            some.append({name: array[:rows] for name, array in batch.items()})
+        rows -= size
+    return some
 
 
 def _same_length(parts):
@@ -141,7 +184,33 @@ def _kept_positions(batches, output):
     return mask if mask.shape == output.shape[:2] else None
 
 
+def _compare_all(ours, theirs, kept, runtime, setting):
+    """All outputs of one setting; `ours` may have the first rows only."""
+    compared = {name: _compare(ours[name], theirs[name], kept[name]) for name in theirs}
+    worst = {
+        key: max(part[key] for part in compared.values())
+        for key in ("largest_difference", "mean_difference", "relative_difference")
+    }
+    agreements = [part["agreement"] for part in compared.values()]
+    agreements = [share for share in agreements if share is not None]
+    return {
+        "runtime": runtime,
+        "num_threads": setting[0],
+        "use_default_delegate": setting[1],
+        "examples": len(next(iter(ours.values()))),
+        **worst,
+        "agreement": min(agreements) if agreements else None,
+        "outputs": compared,
+    }
+
+
 def _compare(ours, theirs, kept):
+    known = theirs if kept is None else theirs[kept]
+    scale = float(np.abs(known).max())
+    spread = max(float(np.std(known)), 1e-3 * scale, 1e-12)
+    rows = len(ours)
+    theirs = theirs[:rows]
+    kept = None if kept is None else kept[:rows]
     agreement = None
     if theirs.ndim > 1 and theirs.shape[-1] > 1:
         equal = ours.argmax(-1) == theirs.argmax(-1)
@@ -150,24 +219,13 @@ def _compare(ours, theirs, kept):
     if kept is not None:
         ours, theirs = ours[kept], theirs[kept]
     difference = np.abs(ours.astype("float64") - theirs)
-    spread = max(float(np.std(theirs)), 1e-3 * float(np.abs(theirs).max()), 1e-12)
     return {
         "largest_difference": float(difference.max()),
         "mean_difference": float(difference.mean()),
         "relative_difference": float(difference.mean() / spread),
-        "largest_output": float(np.abs(theirs).max()),
+        "largest_output": scale,
         "agreement": agreement,
     }
-
-
-def _worst(compared):
-    worst = {
-        key: max(part[key] for part in compared.values())
-        for key in ("largest_difference", "mean_difference", "relative_difference")
-    }
-    agreements = [part["agreement"] for part in compared.values()]
-    agreements = [share for share in agreements if share is not None]
-    return {**worst, "agreement": min(agreements) if agreements else None}
 
 
 def _scores(ours, theirs, labels, weights):
@@ -215,7 +273,8 @@ def _macro_f1(truth, predicted):
     return float(np.mean(scores)) if scores else 0.0
 
 
-def _check(result, tolerance, relative_tolerance, minimum_agreement):
+def _complaints(result, tolerance, relative_tolerance, minimum_agreement):
+    """What is wrong in one setting, as sentences."""
     complaints = []
     if not np.isfinite(result["mean_difference"]):
         complaints.append("its outputs are not finite numbers")
@@ -239,9 +298,6 @@ def _check(result, tolerance, relative_tolerance, minimum_agreement):
                     f"{name}: {agreement:.1%} of the predictions are equal (at least "
                     f"{minimum_agreement:.1%} expected)"
                 )
-    if complaints:
-        raise ValueError(
-            "The artefact does not compute what the Keras model computes: "
-            + "; ".join(complaints)
-            + f". Compared on {result['examples']} examples with {result['runtime']}."
-        )
+    delegate = "on" if result["use_default_delegate"] else "off"
+    where = f" with {result['num_threads']} thread(s), delegate {delegate}"
+    return [complaint + where for complaint in complaints]

@@ -1,9 +1,12 @@
+import json
 import sys
 
+import keras
 import numpy as np
 import pytest
 
 from keras_tformer import export
+from keras_tformer.export.__main__ import main
 
 # B 1, T 13, D 34, F 37, C 3, one layer; counted by hand.
 TOKEN = 13 * (4 * 34 * 34 + 2 * 34 * 37)
@@ -46,13 +49,67 @@ def test_operators_agree_with_the_runtime(tflite_file):
     }
 
 
-def test_benchmark(tflite_file):
-    result = export.benchmark(tflite_file, num_threads=(1, 2), repetitions=7, warmup=1)
+def test_partitions(tmp_path):
+    """XNNPACK has no kernel for running sums: they cut what it takes over in two."""
+    x = keras.Input((5,), name="x")
+    hidden = keras.layers.Dense(3)(x)
+    counts = []
+
+    def running_sum(x):
+        return keras.ops.cumsum(x, axis=1)
+
+    for between in (keras.ops.tanh, running_sum):
+        model = keras.Model(x, keras.layers.Dense(2)(between(hidden)))
+        report = export.to_tflite(model, tmp_path / "model.tflite", verify=False)
+        report = export.report(report["file"], show=False)
+        counts.append(report["delegate_partitions"])
+    assert counts == [1, 2]
+
+
+def test_benchmark(tflite_file, tmp_path, capsys):
+    picture = tmp_path / "new" / "report.png"
+    result = export.benchmark(
+        tflite_file,
+        num_threads=(1, 2),
+        repetitions=7,
+        warmup=1,
+        show=True,
+        picture=picture,
+    )
     assert set(result["latency"]) == {1, 2}
     for times in result["latency"].values():
         assert 0 < times["best_ms"] <= times["median_ms"] <= times["p90_ms"]
         assert np.isfinite(times["p90_ms"])
     assert result["macs"] > 0 and result["runtime"]
+    assert result["delegate_partitions"] >= 1
+    if sys.platform == "linux":  # the weights are packed anew in the process's memory
+        assert 100_000 < result["process_bytes"] < 100_000_000
+    assert "latency, 2 thread(s)" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_from_the_shell(tflite_file, tmp_path, capsys):
+    picture = tmp_path / "report.png"
+    main(["inspect", str(tflite_file), "--picture", str(picture)])
+    assert "multiply-accumulates" in capsys.readouterr().out
+    assert picture.stat().st_size > 5000
+    main(["inspect", str(tflite_file), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == export.report(tflite_file, show=False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", str(tmp_path / "nothing.tflite")])
+    assert "There is no file at" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_operators_are_those_of_one_signature(classifier, tflite_file, tmp_path):
+    file = tmp_path / "model.tflite"
+    both = export.to_tflite(classifier, file, sequence_length=(13, 7))
+    alone = export.report(tflite_file, show=False)
+    assert both["signatures"] == ["serving_7", "serving_default"]
+    assert both["macs"] == alone["macs"]
+    assert both["operators"] == alone["operators"]
+    assert both["inputs"] == alone["inputs"]
 
 
 def test_errors(tmp_path, tflite_file):

@@ -1,10 +1,13 @@
 import json
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+from conftest import SIZES
 
 from keras_tformer import export
+from keras_tformer.models import bert_encoder, masked_lm, sequence_classifier
 
 litert = pytest.importorskip(
     "ai_edge_litert.interpreter", reason="the files are proved on ai_edge_litert"
@@ -85,16 +88,30 @@ def test_names_shapes_and_builtin_operators(tflite_file):
 
 @pytest.mark.slow
 def test_twelve_calls_of_a_shared_block_weigh_as_one(shared_classifier, tmp_path):
-    for quantization, size in ((None, 4), ("dynamic_range", 1)):
-        report = export.to_tflite(
-            shared_classifier,
-            tmp_path / "model.tflite",
-            sequence_length=LENGTH,
-            quantization=quantization,
-        )
-        weights = report["weight_bytes"]
-        stored = weights.get("float32", 0) + weights.get("int8", 0)
-        assert stored <= 1.3 * size * report["parameters"]
+    report = export.to_tflite(
+        shared_classifier, tmp_path / "model.tflite", sequence_length=LENGTH
+    )
+    assert report["weight_bytes"]["float32"] <= 1.3 * 4 * report["parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "quantization, size", [(None, 4), ("float16", 2), ("dynamic_range", 1)]
+)
+def test_a_tied_table_is_stored_once(tmp_path, quantization, size):
+    sizes = SIZES | {"vocabulary_size": 997}
+    model = masked_lm(bert_encoder(num_layers=1, **sizes))
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization=quantization,
+        tolerance={"dynamic_range": 0.05}.get(quantization),
+    )
+    # Biases and small tables stay float under dynamic range: 5,000 bytes of them.
+    assert 997 * 34 > 0.7 * report["parameters"]
+    stored = sum(report["weight_bytes"].values())
+    assert stored < 1.02 * size * report["parameters"] + 5000
 
 
 def test_more_rows_than_the_fixed_batch(classifier, examples, tmp_path):
@@ -205,6 +222,60 @@ def test_companions_of_the_file(classifier, tmp_path):
     assert card["vocabulary"] == "vocab.txt" and card["lowercase"] is False
     assert card["sha256"] == report["sha256"]
     assert (card["start_id"], card["end_id"], card["padding_id"]) == (2, 3, 0)
+    with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
+        assert archive.read("vocab.txt").decode("utf-8").split() == pieces
+        assert archive.read("labels.txt").decode("utf-8") == "a\nß\nc\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "dynamic_range", "int8"])
+def test_tokenizer_inside(classifier, examples, tmp_path, quantization):
+    text = pytest.importorskip("keras_tformer.text", reason="needs the text room")
+    pytest.importorskip("tensorflow_text", reason="needs tensorflow-text")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "."]
+    tokenizer = text.WordPieceTokenizer(pieces)
+    file = tmp_path / "model.tflite"
+    report = export.to_tflite(
+        classifier,
+        file,
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=examples,
+        tokenizer=tokenizer,
+        tokenizer_inside=True,
+    )
+    assert report["signatures"] == ["serving_default", "tokenize"]
+    texts = ["The cats.", "", "Thé CAT", "the cats the dog . " * 9]
+    inputs = export.predict(file, {"texts": np.array(texts)}, signature="tokenize")
+    # The host's own tokenizer (Rust) as the other way to the ids.
+    expected = text.pack(
+        tokenizer.encode(texts),
+        sequence_length=LENGTH,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+    )
+    assert set(inputs) == set(expected)
+    for name, ids in expected.items():
+        np.testing.assert_array_equal(inputs[name], ids)
+    # The app that links no text operators still runs the model.
+    outputs = run_alone(file, inputs)
+    logits = classifier.predict(expected, verbose=0)
+    limit = {None: 1e-5, "dynamic_range": 0.05, "int8": 0.15}[quantization]
+    assert np.abs(outputs - logits).mean() < limit * logits.std()
+    alone = export.to_tflite(
+        classifier,
+        file,
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=examples,
+        verify=False,
+    )
+    # The tokenizer's tables, 610 kB whatever the vocabulary, and no weight again.
+    sizes = [result["weight_bytes"] for result in (alone, report)]
+    assert sizes[1].get("float32", 0) == sizes[0].get("float32", 0)
+    assert 0 < sum(sizes[1].values()) - sum(sizes[0].values()) < 650_000
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        export.to_tflite(classifier, file, sequence_length=7, tokenizer_inside=True)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +284,20 @@ def test_companions_of_the_file(classifier, tmp_path):
         ({"quantization": "int4"}, "expected one of None"),
         ({"sequence_length": 19}, "positions for 17 tokens"),
         ({"sequence_length": 0}, "positive whole number"),
+        ({"sequence_length": None}, r"open shape \(1, None\)"),
+        ({"sequence_length": None, "quantization": "int8"}, "open shape"),
+        ({"sequence_length": (7, 7)}, "several different ones"),
+        ({"sequence_length": ()}, "several different ones"),
+        ({"sequence_length": (7, 19)}, "positions for 17 tokens"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"quantization": "int8"}, "representative_data is None"),
         ({"quantization": "int16x8"}, "representative_data is None"),
         ({"quantization": "int8", "representative_data": []}, "is empty"),
         ({"quantization": "dynamic_range", "sparse": True}, "refused"),
+        ({"quantization": "int16x8", "sequence_length": (7, 13)}, "whole process"),
         ({"quantization": "float16", "sparse": True}, "refused"),
+        ({"quantization": "int16x8", "sparse": True}, "refused"),
+        ({"sparse": True, "verify": False}, "shows only when it runs"),
         ({"class_names": ["a", "b"]}, "2 class_names"),
         (
             {"representative_data": {"token_ids": np.ones((2, 5))}},
@@ -324,23 +403,122 @@ def test_keras_hub_backbone(kind, tmp_path):
     assert set(report["outputs"]) == {"sequence_output", "pooled_output"}
 
 
-@pytest.mark.slow
-def test_sparse_file_is_smaller_and_right(classifier, examples, tmp_path):
-    model = keras.models.clone_model(classifier)
-    model.set_weights(classifier.get_weights())
-    for weight in model.weights:
-        if len(weight.shape) == 2:
+def pruned(model, share, block):
+    """A copy of the model with a share of zeros in blocks of inputs by outputs."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for weight in copy.weights:
+        if weight.path.endswith("kernel"):
             values = weight.numpy()
-            values[np.abs(values) < np.quantile(np.abs(values), 0.9)] = 0
-            weight.assign(values)
+            high, wide = (-(-n // b) for n, b in zip(values.shape, block, strict=True))
+            sums = np.zeros((high * block[0], wide * block[1]))
+            sums[: len(values), : values.shape[1]] = np.abs(values)
+            sums = sums.reshape(high, block[0], wide, block[1]).sum((1, 3))
+            kept = np.kron(sums > np.quantile(sums, share), np.ones(block))
+            weight.assign(values * kept[: len(values), : values.shape[1]])
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_sparse_file_is_smaller_and_right(examples, tmp_path, quantization):
+    sizes = SIZES | {"hidden_dim": 48, "intermediate_dim": 80}
+    encoder = bert_encoder(num_layers=1, **sizes)
+    model = pruned(sequence_classifier(encoder, num_classes=3), 0.9, (16, 1))
     sizes = [
         export.to_tflite(
             model,
             tmp_path / f"{sparse}.tflite",
             sequence_length=LENGTH,
+            quantization=quantization,
             representative_data=examples,
             sparse=sparse,
+            tolerance=1e-4 if quantization is None else 0.3,
         )["size_bytes"]
         for sparse in (False, True)
     ]
-    assert sizes[1] < 0.7 * sizes[0]
+    assert sizes[1] < (0.7 if quantization is None else 0.9) * sizes[0]
+
+
+@pytest.mark.parametrize("block", [(1, 1), (4, 1)])
+def test_scattered_zeros_are_refused_in_sparse_int8(
+    classifier, examples, tmp_path, block
+):
+    with pytest.raises(
+        ValueError, match=r"do not lie in whole blocks.*block_size=\(16, 1\)"
+    ):
+        export.to_tflite(
+            pruned(classifier, 0.8, block),
+            tmp_path / "model.tflite",
+            sequence_length=LENGTH,
+            quantization="int8",
+            representative_data=examples,
+            sparse=True,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "dynamic_range", "int8"])
+def test_several_lengths_share_the_weights(
+    classifier, examples, tmp_path, quantization
+):
+    one, file = tmp_path / "one.tflite", tmp_path / "three.tflite"
+    arguments = {"quantization": quantization, "representative_data": examples}
+    alone = export.to_tflite(classifier, one, sequence_length=LENGTH, **arguments)
+    report = export.to_tflite(classifier, file, sequence_length=(5, 13, 7), **arguments)
+    assert list(report["verifications"]) == [
+        "serving_default",
+        "serving_7",
+        "serving_5",
+    ]
+    weights = [sum(result["weight_bytes"].values()) for result in (alone, report)]
+    # The rows of the position table that a length needs are its own.
+    assert weights[1] - weights[0] <= 4 * 34 * (7 + 5) + 200
+    short = {name: ids[:, :5] for name, ids in examples.items()}
+    outputs = export.predict(file, short, signature="serving_5")["output"]
+    expected = classifier.predict(short, verbose=0)
+    limit = 1e-5 if quantization is None else 0.1
+    assert np.abs(outputs - expected).mean() < limit * expected.std()
+    assert export.predict(file, examples)["output"].shape == (67, 3)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+def test_examples_without_any_padding(classifier, examples, tmp_path, quantization):
+    full = {name: np.ones_like(ids) for name, ids in examples.items()}
+    full["token_ids"] = examples["token_ids"] + 5 * (1 - examples["padding_mask"])
+    file = tmp_path / "model.tflite"
+    export.to_tflite(
+        classifier,
+        file,
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=full,
+    )
+    # Padding, which the calibration never saw in the user's data, is masked.
+    expected = classifier.predict(examples, verbose=0)
+    outputs = run_alone(file, examples)
+    assert np.abs(outputs - expected).mean() < 0.1 * expected.std()
+
+
+def test_a_disk_that_is_full_leaves_nothing(classifier, tmp_path):
+    resource = pytest.importorskip("resource", reason="limits the size of a file")
+    (tmp_path / "model.tflite").write_bytes(b"the older file")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        for write in (export.to_tflite, export.to_saved_model):
+            with pytest.raises(ValueError, match="Cannot write .* File too large"):
+                write(classifier, tmp_path / f"new-{write.__name__}", sequence_length=7)
+        with pytest.raises(ValueError, match="Cannot write .*"):
+            export.to_tflite(classifier, tmp_path / "model.tflite", sequence_length=7)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+    assert (tmp_path / "model.tflite").read_bytes() == b"the older file"
+
+
+def test_a_folder_that_cannot_be_written(classifier, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="Cannot write to the folder"):
+        export.to_tflite(classifier, tmp_path / "file" / "model.tflite")

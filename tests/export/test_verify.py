@@ -13,11 +13,41 @@ def test_equal_artefacts_pass(tflite_file, saved_model, classifier, examples):
         assert list(result["outputs"]) == ["output"]
 
 
-def test_threads_and_delegate(tflite_file, classifier, examples):
-    for arguments in ({"num_threads": 2}, {"use_default_delegate": False}):
-        result = export.verify(tflite_file, classifier, examples, **arguments)
-        assert result["largest_difference"] < 1e-4
-        assert arguments.items() <= result.items()
+def test_every_setting_is_compared(tflite_file, classifier, examples):
+    result = export.verify(tflite_file, classifier, examples)
+    assert [
+        (part["num_threads"], part["use_default_delegate"], part["examples"])
+        for part in result["settings"]
+    ] == [(1, True, 67), (2, True, 16), (1, False, 16), (2, False, 16)]
+    for part in result["settings"]:
+        assert part["largest_difference"] < 1e-4 and part["agreement"] == 1.0
+    arguments = {"num_threads": 2, "use_default_delegate": False}
+    result = export.verify(tflite_file, classifier, examples, **arguments)
+    assert arguments.items() <= result.items()
+    assert result["examples"] == 67 and len(result["settings"]) == 1
+    with pytest.raises(ValueError, match="positive numbers"):
+        export.verify(tflite_file, classifier, examples, num_threads=0)
+
+
+def test_one_wrong_setting_is_enough(tflite_file, classifier, examples, monkeypatch):
+    """A delegate that computes something else than the kernels without it."""
+    from keras_tformer.export import verification
+
+    def open_artefact(artefact, num_threads, use_default_delegate, *others):
+        runner = original(artefact, num_threads, use_default_delegate, *others)
+        if use_default_delegate or num_threads == 1:
+            return runner
+
+        def wrong(batches):
+            return {name: 1.1 * value for name, value in runner(batches).items()}
+
+        wrong.runtime = runner.runtime
+        return wrong
+
+    original = verification.open_artefact
+    monkeypatch.setattr(verification, "open_artefact", open_artefact)
+    with pytest.raises(ValueError, match=r"2 thread\(s\), delegate off"):
+        export.verify(tflite_file, classifier, examples, tolerance=1e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,122 @@
+"""One call of TensorFlow's converter: graphs in, the bytes of a `.tflite` out."""
+
+import tempfile
+import warnings
+
+import numpy as np
+
+from keras_tformer.export.files import full_disk_explained
+from keras_tformer.export.flatbuffer import custom_operators
+from keras_tformer.export.text_signature import SIGNATURE, text_operators
+from keras_tformer.export.tracing import has_tied_table, model_variables
+
+# What a `WordPieceTokenizer` becomes.
+TEXT_OPERATORS = {
+    "FastBertNormalize",
+    "FastWordpieceTokenizeWithOffsets",
+    "RaggedTensorToTensor",
+}
+ONE_SCALE_A_KERNEL = "_experimental_disable_per_channel_quantization_for_dense_layers"
+
+
+def convert(model, functions, quantization, is_aware, sparse, examples):
+    """Convert the functions of one model into one file; they share its weights.
+
+    Args:
+        model: the `keras.Model` whose weights the functions read.
+        functions: `{signature: concrete function}`.
+        quantization, sparse: as in `to_tflite`.
+        is_aware: whether the graphs hold fake-quantizers.
+        examples: `{signature: {input name: array}}` to measure ranges on, or None.
+
+    Raises:
+        RuntimeError: the converter refused the graph.
+        ValueError: no room for its scratch files.
+    """
+    import tensorflow as tf
+
+    graphs = functions.values()
+    module = tf.Module()
+    module.model_variables = model_variables(model, graphs)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Through a SavedModel on disk: the other routes lose names or weights.
+        with full_disk_explained(scratch):
+            tf.saved_model.save(module, scratch, signatures=functions)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            scratch, signature_keys=list(functions)
+        )
+        _set_mode(tf, converter, quantization, is_aware, sparse)
+        if SIGNATURE in functions:
+            converter.allow_custom_ops = True
+            # The interpreter that measures ranges must load the tokenizer, too.
+            spec = converter.target_spec
+            spec._experimental_custom_op_registerers = text_operators()
+        if quantization == "dynamic_range" and any(map(has_tied_table, graphs)):
+            # With a scale for each row the product would need a second int8 copy of
+            # the table, which has one scale where rows are looked up.
+            setattr(converter, ONE_SCALE_A_KERNEL, True)
+        if examples is not None and quantization in ("int8", "int16x8"):
+            converter.representative_dataset = _feed(examples, functions)
+        try:
+            with warnings.catch_warnings():
+                # The converter calibrates with its own interpreter, not by our choice.
+                warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is dep")
+                content = converter.convert()
+        except Exception as error:
+            raise RuntimeError(
+                f"TensorFlow's converter refused the model {model.name!r} with "
+                f"quantization={quantization!r}: {_first_lines(error)}"
+            ) from error
+    if SIGNATURE in functions:
+        _check_custom_operators(content)
+    return content
+
+
+def _check_custom_operators(content):
+    """Nothing but TF Text's operators: allowing them allows all that is unknown."""
+    unknown = sorted(set(custom_operators(content)) - TEXT_OPERATORS)
+    if unknown:
+        raise RuntimeError(
+            f"LiteRT has no operators for {', '.join(unknown)}: the file would not run "
+            "on a phone. Leave these layers out, or write them with keras.ops."
+        )
+
+
+def _set_mode(tf, converter, quantization, is_aware, sparse):
+    builtins = tf.lite.OpsSet.TFLITE_BUILTINS
+    converter.target_spec.supported_ops = [builtins]
+    optimizations = [] if quantization is None else [tf.lite.Optimize.DEFAULT]
+    if sparse:
+        optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+    converter.optimizations = optimizations
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantization == "int16x8":
+        # Integer inputs and what has no 16 bit kernel stay as they are.
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            builtins,
+        ]
+    if is_aware and hasattr(converter, "_experimental_qdq_conversion_mode"):
+        # Without it the converter fails on kernels with a range for each channel.
+        converter._experimental_qdq_conversion_mode = "STATIC"
+
+
+def _feed(examples, functions):
+    def feed():
+        for signature, arrays in examples.items():
+            specs = functions[signature].structured_input_signature[1]
+            rows = next(iter(specs.values())).shape[0]
+            total = len(next(iter(arrays.values())))
+            for start in range(0, total, rows):
+                take = np.arange(start, start + rows) % total
+                batch = {name: array[take] for name, array in arrays.items()}
+                yield signature, batch
+
+    return feed
+
+
+def _first_lines(error):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "error:" in line or "ops:" in line]
+    return " ".join((telling or lines)[:4])[:800]

@@ -1,0 +1,220 @@
+"""A `.tflite` file taken apart: operators, products, weights and memory."""
+
+import collections
+import os
+
+import numpy as np
+
+# Kernels and tables; zero is stored as zero in each (int8 weights are symmetric).
+_WEIGHT_DTYPES = ("float32", "float16", "int8")
+
+
+def inspect_file(file):
+    """What `report` reads from the file itself, without running or compressing it."""
+    path = os.fspath(file)
+    schema, model = _read(path)
+    names = _names(schema.TensorType)
+    operator_names = _names(schema.BuiltinOperator)
+    operators = collections.defaultdict(collections.Counter)
+    macs = collections.Counter()
+    signatures = _signatures(model, names)
+    default = signatures.get("serving_default") or next(iter(signatures.values()), {})
+    for graph in _reached(model, default.pop("subgraph", 0), operator_names):
+        for operator in graph.operators:
+            name = _operator_name(model, operator, operator_names)
+            tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
+            outputs = [graph.tensors[i] for i in operator.outputs]
+            dtype = _operator_dtype(name, tensors, outputs, names)
+            operators[name][dtype] += 1
+            macs[dtype] += _macs(name, tensors, outputs)
+    macs = {dtype: count for dtype, count in macs.items() if count}
+    total = sum(macs.values())
+    return {
+        "file": path,
+        "size_bytes": os.path.getsize(path),
+        "inputs": default.get("inputs", {}),
+        "outputs": default.get("outputs", {}),
+        "signatures": sorted(signatures),
+        "num_operators": sum(sum(kind.values()) for kind in operators.values()),
+        "operators": {name: dict(operators[name]) for name in sorted(operators)},
+        "macs": total,
+        "macs_by_dtype": macs,
+        "int8_macs_share": macs.get("int8", 0) / total if total else 0.0,
+        **_constants(model, names),
+        "activation_bytes": max(
+            _peak_bytes(graph, model, names) for graph in model.subgraphs
+        ),
+    }
+
+
+def _constants(model, names):
+    """Bytes of constants by dtype, each buffer once, and the share of zeros."""
+    weights = collections.Counter()
+    seen = set()
+    zeros = values = 0
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if data is None or tensor.buffer in seen:
+                continue
+            seen.add(tensor.buffer)
+            weights[names[tensor.type]] += len(data)
+            if names[tensor.type] in _WEIGHT_DTYPES and len(tensor.shape) == 2:
+                matrix = np.frombuffer(data, names[tensor.type])
+                zeros += int((matrix == 0).sum())
+                values += matrix.size
+    return {
+        "weight_bytes": dict(weights),
+        "zeros": zeros / values if values else 0.0,
+    }
+
+
+def _operator_name(model, operator, operator_names):
+    code = model.operatorCodes[operator.opcodeIndex]
+    name = operator_names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return code.customCode.decode() if name == "CUSTOM" else name
+
+
+def _reached(model, index, operator_names):
+    """A signature's subgraph, and those that it calls in loops."""
+    left, reached = [index], []
+    while left:
+        index = left.pop()
+        reached.append(index)
+        for operator in model.subgraphs[index].operators:
+            if _operator_name(model, operator, operator_names) == "WHILE":
+                options = operator.builtinOptions
+                called = {options.condSubgraphIndex, options.bodySubgraphIndex}
+                left.extend(called - set(reached))
+    return [model.subgraphs[index] for index in reached]
+
+
+def custom_operators(content):
+    """Names of the operators in a file's bytes that LiteRT itself does not have."""
+    model = _schema().ModelT.InitFromPackedBuf(content, 0)
+    codes = [code.customCode for code in model.operatorCodes]
+    return [code.decode() for code in codes if code is not None]
+
+
+def _schema():
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        from tensorflow.lite.python import schema_py_generated as schema
+    return schema
+
+
+def _read(path):
+    if not os.path.isfile(path):
+        raise ValueError(f"There is no file at {path!r}. Expected a .tflite file.")
+    with open(path, "rb") as stream:
+        content = stream.read()
+    if content[4:8] != b"TFL3":
+        raise ValueError(
+            f"{path!r} is not a TFLite file (its identifier is {content[4:8]!r}, "
+            "expected b'TFL3')."
+        )
+    schema = _schema()
+    return schema, schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def _names(enumeration):
+    names = {
+        value: name
+        for name, value in vars(enumeration).items()
+        if isinstance(value, int) and not name.startswith("_")
+    }
+    if hasattr(enumeration, "FLOAT32"):
+        names = {value: name.lower() for value, name in names.items()}
+    return names
+
+
+def _signatures(model, names):
+    """`{name: {"inputs", "outputs", "subgraph"}}`."""
+    result = {}
+    for signature in model.signatureDefs or ():
+        tensors = model.subgraphs[signature.subgraphIndex].tensors
+        result[signature.signatureKey.decode()] = {
+            "inputs": _tensors(signature.inputs, tensors, names),
+            "outputs": _tensors(signature.outputs, tensors, names),
+            "subgraph": signature.subgraphIndex,
+        }
+    return result
+
+
+def _tensors(parts, tensors, names):
+    described = {}
+    for part in parts:
+        tensor = tensors[part.tensorIndex]
+        shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
+        dtype = names[tensor.type]
+        described[part.name.decode()] = {"shape": shape, "dtype": dtype}
+    return described
+
+
+def _operator_dtype(name, inputs, outputs, names):
+    if name in ("FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D"):
+        left, right = names[inputs[0].type], names[inputs[1].type]
+        return left if left == right else f"{left}*{right}"
+    return names[outputs[0].type] if outputs else "none"
+
+
+def _macs(name, inputs, outputs):
+    if name not in ("FULLY_CONNECTED", "BATCH_MATMUL"):
+        return 0
+    count = 1
+    for size in outputs[0].shape if outputs[0].shape is not None else ():
+        count *= int(size)
+    if name == "FULLY_CONNECTED":
+        return count * int(inputs[1].shape[-1])
+    # (..., m, k) x (..., k, n): both transpose flags leave k out of the output.
+    total = 1
+    for size in inputs[0].shape:
+        total *= int(size)
+    rows = int(outputs[0].shape[-2])
+    batch = count // (rows * int(outputs[0].shape[-1]))
+    left_batch = 1
+    for size in inputs[0].shape[:-2]:
+        left_batch *= int(size)
+    inner = total // (left_batch * rows)
+    return batch * rows * int(outputs[0].shape[-1]) * inner
+
+
+_BYTES = {
+    "float64": 8,
+    "int64": 8,
+    "uint64": 8,
+    "float32": 4,
+    "int32": 4,
+    "uint32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int16": 2,
+}
+
+
+def _peak_bytes(graph, model, names):
+    """Most bytes of activations that are alive at one operator."""
+    last = {}
+    for step, operator in enumerate(graph.operators):
+        for index in [*operator.inputs, *operator.outputs]:
+            last[index] = step
+    for index in [*graph.inputs, *graph.outputs]:
+        last[index] = len(graph.operators)
+
+    def size(index):
+        tensor = graph.tensors[index]
+        if model.buffers[tensor.buffer].data is not None:
+            return 0  # a constant stays in the file
+        count = _BYTES.get(names[tensor.type], 1)
+        for dimension in tensor.shape if tensor.shape is not None else ():
+            count *= int(dimension)
+        return count
+
+    alive = {index: size(index) for index in graph.inputs}
+    peak = sum(alive.values())
+    for step, operator in enumerate(graph.operators):
+        alive.update({index: size(index) for index in operator.outputs})
+        peak = max(peak, sum(alive.values()))
+        alive = {index: n for index, n in alive.items() if last[index] > step}
+    return peak

@@ -1,0 +1,119 @@
+"""Requests that make wrong `.tflite` files, refused with reason and alternative."""
+
+from keras_tformer.export.tracing import leaf_layers
+
+MODES = (None, "float16", "dynamic_range", "int8", "int16x8")
+SPARSE_FROM = 0.3  # share of zeros from which the converter stores a kernel sparsely
+BLOCK = 16  # LiteRT's only sparse int8 kernel: this many inputs of one output
+
+
+def check_request(model, quantization, sparse, verify):
+    """Refuse unknown modes and sparse encodings known to fail on LiteRT."""
+    if quantization not in MODES:
+        raise ValueError(
+            f"Received quantization={quantization!r}, expected one of "
+            f"{', '.join(map(repr, MODES))}."
+        )
+    if not sparse:
+        return
+    if quantization not in (None, "int8"):
+        raise ValueError(
+            f"sparse=True with quantization={quantization!r} is refused: such files do "
+            "not load, or compute wrong numbers under LiteRT's default delegate. Use "
+            "sparse=False (gzip shrinks the zeros as well), or quantization=None or "
+            "'int8'."
+        )
+    if not verify:
+        raise ValueError(
+            "sparse=True with verify=False is refused: whether a sparse file loads and "
+            "computes the right numbers shows only when it runs. Leave verify=True."
+        )
+    if quantization == "int8":
+        _check_blocks(model)
+
+
+def _check_blocks(model):
+    for weight in model.weights:
+        if len(weight.shape) != 2 or "kernel" not in weight.name:
+            continue
+        zeros = weight.numpy() == 0
+        if zeros.mean() < SPARSE_FROM:
+            continue
+        rows = zeros[: len(zeros) // BLOCK * BLOCK]
+        blocks = rows.reshape(-1, BLOCK, zeros.shape[1]).all(axis=1)
+        if blocks.mean() < SPARSE_FROM or BLOCK * blocks.sum() < 0.9 * zeros.sum():
+            raise ValueError(
+                f"sparse=True with quantization='int8': the zeros of {weight.path!r} "
+                f"({zeros.mean():.0%}) do not lie in whole blocks of {BLOCK} inputs; "
+                "LiteRT's default delegate does not load such a file. Prune with "
+                f"block_size=({BLOCK}, 1), or use sparse=False (gzip shrinks the zeros "
+                "as well)."
+            )
+
+
+def check_precision(model):
+    """Refuse layers that compute in half precision."""
+    for layer in leaf_layers(model):
+        if layer.compute_dtype not in ("float32", None) and layer.weights:
+            raise ValueError(
+                f"The layer {layer.name!r} computes in {layer.compute_dtype}; LiteRT "
+                "wants float32. Build the model again under "
+                "keras.config.set_dtype_policy('float32') and hand the weights over: "
+                "new_model.set_weights(model.get_weights())."
+            )
+
+
+def check_mode(quantization, is_aware, representative_data):
+    """Refuse a mode that does not fit the model, or lacks the data it needs."""
+    if is_aware and quantization != "int8":
+        raise ValueError(
+            f"The model is quantization-aware, received quantization={quantization!r}. "
+            "Use quantization='int8', or export the float model that it was made from."
+        )
+    if quantization == "int16x8" or (quantization == "int8" and not is_aware):
+        if representative_data is None:
+            raise ValueError(
+                f"quantization={quantization!r} measures the activations' ranges on "
+                "examples, but representative_data is None. Give some hundred real "
+                "examples, or use quantization='dynamic_range', which needs none."
+            )
+
+
+def check_lengths(quantization, lengths):
+    """Refuse several signatures in the mode in which they abort the process."""
+    if quantization == "int16x8" and len(lengths) > 1:
+        raise ValueError(
+            f"sequence_length={lengths} with quantization='int16x8' is refused: LiteRT "
+            "ends the whole process when it runs such a file. Write one file a length, "
+            "or use quantization='int8'."
+        )
+
+
+def check_fixed(shapes):
+    """Refuse open dimensions: LiteRT plans its memory and its int8 products once."""
+    for name, shape in shapes.items():
+        if None in shape:
+            raise ValueError(
+                f"The input {name!r} would have the open shape {shape}. Expected fixed "
+                "numbers: a file with open shapes is slower and cannot be quantized. "
+                "Give sequence_length=128 (or a tuple of lengths, for one signature "
+                "each), or build the model with fixed inputs."
+            )
+
+
+def as_lengths(sequence_length):
+    """One length or several as a tuple, the longest first.
+
+    Raises:
+        ValueError: no length at all, one twice, or something else.
+    """
+    if not isinstance(sequence_length, (tuple, list)):
+        return (sequence_length,)
+    lengths = set(sequence_length)
+    whole = all(isinstance(length, int) for length in lengths)
+    if not lengths or not whole or len(lengths) < len(sequence_length):
+        raise ValueError(
+            f"Received sequence_length={sequence_length!r}, expected one whole number "
+            "or several different ones."
+        )
+    return tuple(sorted(lengths, reverse=True))

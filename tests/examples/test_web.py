@@ -1,0 +1,186 @@
+"""The page of `examples/web`: its tokenizer in Node, the page in headless Chromium."""
+
+import contextlib
+import functools
+import http.server
+import json
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from keras_tformer.text import WordPieceTokenizer
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WEB = ROOT / "examples" / "web"
+CARD = ROOT / "savedmodels" / "quickstart" / "classifier_int8.json"
+SENTENCE = "Returns the element-wise square of a Keras tensor."
+TEXTS = [
+    "",
+    "  Two\tspaces\u00a0and \u3000 others\r\n",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
+    "Ὀδυσσεύς ΣΊΣΥΦΟΣ İstanbul ǅ ﬁne",
+    "机器学习 and 日本語のテキスト, 한국어",
+    "e\u0301 \u200bzero\u200dwidth \ufffd \x00 \x7f control",
+    "💡 emoji 👩‍💻 x²+y^2=`z` $5 <tag> a|b ~c ¿qué? «no» —dash…",
+    "x" * 100 + " " + "x" * 101,
+    "[CLS] [SEP] ##ing don't u.s.a. 3.14e-5 snake_case->arrow",
+]
+ENCODE = """
+import { readFileSync } from "node:fs";
+import { pack, readVocabulary, wordPieces } from "%s";
+const { texts, vocabulary, card } = JSON.parse(readFileSync(0, "utf-8"));
+const pieces = readVocabulary(vocabulary);
+const rows = texts.map((text) => wordPieces(text, pieces, card.lowercase));
+const packed = rows.map((row) => Object.fromEntries(
+  Object.entries(pack(row, card)).map(([name, ids]) => [name, Array.from(ids)])));
+console.log(JSON.stringify({ rows, packed }));
+"""
+
+
+@pytest.fixture(scope="module")
+def card():
+    return json.loads(CARD.read_text(encoding="utf-8"))
+
+
+def test_its_ids_are_the_tokenizers(card):
+    node = shutil.which("node") or pytest.skip("needs node")
+    from keras_tformer.data import embedded_corpus
+    from keras_tformer.text import pack
+
+    documents = embedded_corpus(("numpy", "language"), max_documents_per_label=20)
+    texts = [text for document in documents for text in document.paragraphs]
+    assert len(texts) > 150
+    texts += TEXTS
+    file = CARD.parent / card["vocabulary"]
+    vocabulary = file.read_text(encoding="utf-8")
+    done = subprocess.run(
+        [node, "--input-type=module", "-e", ENCODE % (WEB / "word_pieces.js").as_uri()],
+        input=json.dumps({"texts": texts, "vocabulary": vocabulary, "card": card}),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    tokenizer = WordPieceTokenizer(file)
+    expected = tokenizer.encode(texts)
+    for text, ours, theirs in zip(texts, expected, answer["rows"], strict=True):
+        assert theirs == ours, text
+    rows = pack(
+        expected,
+        sequence_length=card["sequence_length"],
+        start_id=card["start_id"],
+        end_id=card["end_id"],
+        padding_id=card["padding_id"],
+    )
+    for name, ids in rows.items():
+        assert [row[name] for row in answer["packed"]] == ids.tolist(), name
+
+
+@pytest.mark.slow
+def test_a_sentence_typed_in_chromium(card):
+    if not (WEB / "node_modules" / "@litertjs" / "core").is_dir():
+        pytest.skip("needs LiteRT's web runtime: npm install in examples/web")
+    driver = shutil.which("chromedriver") or pytest.skip("needs chromium-driver")
+    shutil.which("chromium") or pytest.skip("needs chromium")
+    with served(ROOT) as address, browser(driver) as session:
+        session("url", url=f"{address}/examples/web/")
+        wait_for(lambda: text_of(session, "#status") == "Type a sentence.")
+        box = element(session, "#text")
+        session(f"element/{box}/value", text=SENTENCE)
+        script = "return document.getElementById('bars').dataset.text"
+        wait_for(lambda: session("execute/sync", script=script, args=[]) == SENTENCE)
+        shown = text_of(session, "#bars").split("\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "run_tflite.py"), SENTENCE],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = [line.split() for line in done.stdout.splitlines()]
+    assert shown[0::2] == [name for _, name in expected]
+    shares = [float(share.split()[0]) for share in shown[1::2]]
+    assert shares == pytest.approx([float(s.rstrip("%")) for s, _ in expected], abs=0.2)
+
+
+@contextlib.contextmanager
+def served(folder):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        extensions_map = {
+            **http.server.SimpleHTTPRequestHandler.extensions_map,
+            ".js": "text/javascript",
+            ".wasm": "application/wasm",
+        }
+
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@contextlib.contextmanager
+def browser(driver):
+    """A function `(command, **body) -> value` that speaks W3C WebDriver."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: request(f"{address}/status")["ready"])
+        arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"]
+        options = {"goog:chromeOptions": {"args": arguments}}
+        body = {"capabilities": {"alwaysMatch": options}}
+        number = request(f"{address}/session", body)["sessionId"]
+        root = f"{address}/session/{number}"
+
+        def session(command, **body):
+            return request(f"{root}/{command}", body or None)
+
+        yield session
+        request(root, method="DELETE")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def request(address, body=None, method=None):
+    content = None if body is None else json.dumps(body).encode()
+    sent = urllib.request.Request(address, content, method=method)
+    with urllib.request.urlopen(sent, timeout=120) as answer:
+        return json.load(answer)["value"]
+
+
+def element(session, selector):
+    found = session("element", using="css selector", value=selector)
+    return next(iter(found.values()))
+
+
+def text_of(session, selector):
+    return session(f"element/{element(session, selector)}/text")
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            if condition():
+                return
+        time.sleep(0.2)
+    raise AssertionError("nothing came within two minutes")

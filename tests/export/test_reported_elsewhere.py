@@ -1,0 +1,132 @@
+"""Failures that users of other exporters reported, each against this one."""
+
+import keras
+import pytest
+from conftest import LENGTH, SIZES, make_examples
+
+from keras_tformer import export
+from keras_tformer.models import albert_encoder, sequence_classifier
+
+pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_litert")
+
+
+@pytest.fixture(scope="module")
+def trained_albert():
+    """An ALBERT that has learned whether token 7 occurs, and examples to ask it."""
+    keras.utils.set_random_seed(5)
+    sizes = SIZES | {"initializer_range": 0.1, "dropout": 0.0}
+    encoder = albert_encoder(num_layers=4, embedding_dim=19, **sizes)
+    model = sequence_classifier(encoder, num_classes=2, dropout=0.0)
+    model.compile(
+        keras.optimizers.Adam(2e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    inputs = make_examples(640, seed=11)
+    inputs["token_ids"][::2, 2] = 7  # half of them; inputs of the others lack it
+    inputs["token_ids"][1::2][inputs["token_ids"][1::2] == 7] = 8
+    labels = (inputs["token_ids"] == 7).any(axis=1).astype("int32")
+    model.fit(inputs, labels, batch_size=32, epochs=12, verbose=0)
+    assert model.evaluate(inputs, labels, verbose=0)[1] > 0.99
+    return model, inputs, labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "quantization", [None, "float16", "dynamic_range", "int8", "int16x8"]
+)
+def test_albert_keeps_its_accuracy(trained_albert, tmp_path, quantization):
+    """tensorflow #44306: 90 % before, 49 % after conversion, without a message."""
+    model, inputs, labels = trained_albert
+    file = tmp_path / "model.tflite"
+    export.to_tflite(
+        model,
+        file,
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=inputs,
+    )
+    rows = {name: ids[:200] for name, ids in inputs.items()}
+    accuracy = export.verify(file, model, (rows, labels[:200]))["accuracy"]
+    assert accuracy["model"] > 0.99
+    assert accuracy["artefact"] >= accuracy["model"] - 0.01
+
+
+def test_int8_is_int8(classifier, examples, tmp_path):
+    """tensorflow #57619: "quantized", and every product in float."""
+    report = export.to_tflite(
+        classifier,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization="int8",
+        representative_data=examples,
+    )
+    assert report["int8_macs_share"] == 1.0
+    operators = report["operators"]
+    for name in ("FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "GELU", "ADD"):
+        assert set(operators[name]) == {"int8"}, name
+    stored = report["weight_bytes"]
+    assert stored.get("float32", 0) <= 64  # no kernel, no table, not even a bias
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+def test_integer_inputs_are_calibrated(tmp_path, dtype, quantization):
+    """tensorflow #50069: calibration failed on int32; ids of int64 data, too."""
+    ids = keras.Input((None,), dtype=dtype, name="token_ids")
+    hidden = keras.layers.Embedding(53, 34)(ids)
+    hidden = keras.layers.GlobalAveragePooling1D()(hidden)
+    model = keras.Model({"token_ids": ids}, keras.layers.Dense(3)(hidden))
+    data = {"token_ids": make_examples(50)["token_ids"].astype("int64")}
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=data,
+    )
+    assert report["inputs"]["token_ids"]["dtype"] == dtype
+    assert report["verification"]["agreement"] >= 0.95
+
+
+def test_layer_normalization_in_16_bits(classifier, examples, tmp_path):
+    """tensorflow #56898: RSQRT of int16 did not convert, or gave wrong numbers."""
+    report = export.to_tflite(
+        classifier,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization="int16x8",
+        representative_data=examples,
+    )
+    assert set(report["operators"]["RSQRT"]) == {"int16"}
+    assert "SQUARED_DIFFERENCE" not in report["operators"]
+    assert report["verification"]["relative_difference"] < 0.02
+
+
+def test_masks_need_no_flex_operator(tflite_file):
+    """keras-hub PR 2608: `mask[:, None, :]` became FlexStridedSlice."""
+    operators = export.report(tflite_file, show=False)["operators"]
+    assert not [name for name in operators if name.startswith("Flex")]
+    # The one slice left takes the first token for the pooler.
+    assert sum(operators["STRIDED_SLICE"].values()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["dynamic_range", "int8"])
+def test_shared_weights_are_quantized_right(shared_classifier, tmp_path, quantization):
+    """onnxruntime #11701: a weight used twice was quantized twice, or not at all."""
+    examples = make_examples(40)
+    report = export.to_tflite(
+        shared_classifier,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=examples,
+    )
+    kernels = {34 * 34: 5, 34 * 112: 2, 4001 * 19: 1}  # with the pooler's
+    stored = report["weight_bytes"]["int8"]
+    expected = sum(size * count for size, count in kernels.items())
+    assert expected <= stored <= 1.1 * expected
+    # Twelve calls read them: none was left in float.
+    kinds = report["operators"]["FULLY_CONNECTED"]
+    assert sum(n for kind, n in kinds.items() if "int8" in kind) >= 12 * 6
