@@ -19,6 +19,7 @@ from keras_tformer.training.layer_rates import layer_rate_factors
 from keras_tformer.training.losses import MaskedCrossentropy
 from keras_tformer.training.metrics import MacroF1, MaskedAccuracy, Perplexity
 from keras_tformer.training.micro_f1 import MicroF1
+from keras_tformer.training.model_flops import training_flops
 from keras_tformer.training.optimizers import adamw, lamb
 from keras_tformer.training.relation_distillation import RelationDistillation
 from keras_tformer.training.resume_from_checkpoint import ResumeFromCheckpoint
@@ -69,5 +70,6 @@ __all__ = [
     "normalize_answer",
     "spearman_correlation",
     "squad_scores",
+    "training_flops",
     "unfreeze",
 ]
