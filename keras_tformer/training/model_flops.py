@@ -1,7 +1,7 @@
 """How much arithmetic a training step is."""
 
 
-def training_flops(model, batch_size):
+def training_flops(model, inputs):
     """Counts the floating point operations of a training step, without the update.
 
     The forward pass is traced and counted operation by operation by TensorFlow's
@@ -11,20 +11,21 @@ def training_flops(model, batch_size):
     FLOPs utilization (MFU) of that appendix.
 
     Args:
-        model: `keras.Model` with inputs of known shapes but for the batch.
-        batch_size: int. Rows `B` of a batch.
+        model: `keras.Model`.
+        inputs: the model's inputs for one step, or their `tf.TensorSpec`s of known
+            shapes, such as `dataset.element_spec[0]`.
 
     Returns:
         int.
 
     Raises:
-        ValueError: if an axis other than the first is unknown, or Keras runs on
-            another backend than TensorFlow.
+        ValueError: if a shape is not known, or Keras runs on another backend than
+            TensorFlow.
 
     Example:
         >>> inputs = keras.Input((3,))
         >>> model = keras.Model(inputs, keras.layers.Dense(5, use_bias=False)(inputs))
-        >>> kt.training.training_flops(model, batch_size=7)  # 3 * 2 * 7 * 3 * 5
+        >>> kt.training.training_flops(model, np.zeros((7, 3)))  # 3 * 2 * 7 * 3 * 5
         630
     """
     import keras
@@ -36,16 +37,13 @@ def training_flops(model, batch_size):
         )
     import tensorflow as tf
 
-    def spec(tensor):
-        shape = (batch_size, *tensor.shape[1:])
-        if None in shape:
+    for shape in (tensor.shape for tensor in tf.nest.flatten(inputs)):
+        if None in tuple(shape):
             raise ValueError(
-                f"The input {tensor.name!r} has the shape {tensor.shape}. Expected all "
-                "but the batch to be known. Build the model with sequence_length=..."
+                f"Received an input of shape {shape}. Expected known shapes. Batch the "
+                "dataset with drop_remainder=True, or give one batch."
             )
-        return tf.TensorSpec(shape, tensor.dtype)
-
-    specs = tf.nest.map_structure(spec, model.input)
+    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), inputs)
     forward = tf.function(lambda inputs: model(inputs, training=False))
     graph = forward.get_concrete_function(specs).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
