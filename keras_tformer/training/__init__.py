@@ -10,13 +10,17 @@ from keras_tformer.training.correlations import (
 from keras_tformer.training.distillation import Distiller
 from keras_tformer.training.entity_scores import decode_tags, entity_scores
 from keras_tformer.training.epoch_scores import EpochScores
+from keras_tformer.training.freeze import freeze, unfreeze
 from keras_tformer.training.fused_adamw import FusedAdamW
 from keras_tformer.training.hidden_state_distillation import HiddenStateDistillation
 from keras_tformer.training.intermediate_outputs import intermediate_outputs
+from keras_tformer.training.lamb import Lamb
+from keras_tformer.training.layer_rates import layer_rate_factors
 from keras_tformer.training.losses import MaskedCrossentropy
 from keras_tformer.training.metrics import MacroF1, MaskedAccuracy, Perplexity
 from keras_tformer.training.micro_f1 import MicroF1
-from keras_tformer.training.optimizers import adamw
+from keras_tformer.training.model_flops import training_flops
+from keras_tformer.training.optimizers import adamw, lamb
 from keras_tformer.training.relation_distillation import RelationDistillation
 from keras_tformer.training.resume_from_checkpoint import ResumeFromCheckpoint
 from keras_tformer.training.rich_progress import RichProgress
@@ -28,6 +32,7 @@ from keras_tformer.training.squad_scores import (
     normalize_answer,
     squad_scores,
 )
+from keras_tformer.training.stop_on_nan import StopOnNaN
 from keras_tformer.training.teacher_cache import cache_teacher
 
 __all__ = [
@@ -37,6 +42,7 @@ __all__ = [
     "FusedAdamW",
     "HiddenStateDistillation",
     "InverseSquareRoot",
+    "Lamb",
     "LinearWarmup",
     "MacroF1",
     "MaskedAccuracy",
@@ -49,6 +55,7 @@ __all__ = [
     "ResumeFromCheckpoint",
     "RichProgress",
     "SoftTargetDistillation",
+    "StopOnNaN",
     "adamw",
     "answer_scores",
     "best_null_threshold",
@@ -56,8 +63,13 @@ __all__ = [
     "compile_arguments",
     "decode_tags",
     "entity_scores",
+    "freeze",
     "intermediate_outputs",
+    "lamb",
+    "layer_rate_factors",
     "normalize_answer",
     "spearman_correlation",
     "squad_scores",
+    "training_flops",
+    "unfreeze",
 ]

@@ -1,6 +1,7 @@
 """AdamW as one operation a variable."""
 
 import keras
+from keras import ops
 
 ENABLE_LIFTING = "experimental_enable_variable_lifting"  # TensorFlow's word
 
@@ -19,7 +20,14 @@ class FusedAdamW(keras.optimizers.AdamW):
 
     Args:
         learning_rate: float, or a `LearningRateSchedule`.
+        rate_factors: dict from a variable's path to the float that multiplies its
+            learning rate, and with it its decay; 1 for variables that it lacks.
         **kwargs: those of `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: if `rate_factors` holds a negative number, names a variable that
+            is not trained (when the optimizer is built), or Keras runs on PyTorch,
+            where it updates all variables at once.
 
     Example:
         >>> optimizer = FusedAdamW(1e-3, weight_decay=0.01)
@@ -29,7 +37,31 @@ class FusedAdamW(keras.optimizers.AdamW):
         [0.99899, -0.99999]
     """
 
+    def __init__(self, learning_rate=0.001, rate_factors=None, **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.rate_factors = dict(rate_factors or {})
+        if any(factor < 0 for factor in self.rate_factors.values()):
+            raise ValueError(
+                f"Received rate_factors={self.rate_factors}. Expected numbers >= 0. "
+                "Give the float that each variable's learning rate is multiplied by."
+            )
+        if self.rate_factors and keras.backend.backend() == "torch":
+            raise ValueError(
+                "Received rate_factors on the PyTorch backend, where Keras updates all "
+                "variables at one rate. Expected TensorFlow or JAX. Leave it out."
+            )
+
+    def get_config(self):
+        return {**super().get_config(), "rate_factors": self.rate_factors}
+
     def build(self, var_list):
+        unknown = set(self.rate_factors) - {variable.path for variable in var_list}
+        if unknown:
+            raise ValueError(
+                f"rate_factors names {sorted(unknown)[:3]}, which are not trained. "
+                f"Expected paths such as {var_list[0].path!r}. Leave them out."
+            )
+        self._factors = [self.rate_factors.get(v.path, 1.0) for v in var_list]
         if keras.backend.backend() != "tensorflow":
             super().build(var_list)
             return
@@ -49,15 +81,20 @@ class FusedAdamW(keras.optimizers.AdamW):
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        factor = self._factors[index]
         if not isinstance(learning_rate, tuple):
+            if factor != 1:
+                learning_rate = learning_rate * factor
             super().update_step(gradient, variable, learning_rate)
             return
         import tensorflow as tf
 
+        if factor != 1:
+            learning_rate = (learning_rate[0] * factor, *learning_rate[1:])
         if isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable, learning_rate[0])
             return
-        index = self._get_variable_index(variable)
         names = ("lr", "beta1_power", "beta2_power", "beta1", "beta2", "epsilon")
         scalars = (tf.cast(number, variable.dtype) for number in learning_rate)
         tf.raw_ops.ResourceApplyAdam(
@@ -69,21 +106,31 @@ class FusedAdamW(keras.optimizers.AdamW):
         )
 
     def _apply_weight_decay(self, variables):
-        if keras.backend.backend() != "tensorflow" or self.weight_decay is None:
-            super()._apply_weight_decay(variables)
+        if self.weight_decay is None:
+            return
+        if keras.backend.backend() != "tensorflow":
+            share = self.learning_rate * self.weight_decay
+            for variable in filter(self._use_weight_decay, variables):
+                factor = self._factors[self._get_variable_index(variable)]
+                shrunk = variable * ops.cast(share * factor, variable.dtype)
+                variable.assign(variable - shrunk)
             return
         import tensorflow as tf
 
         share = tf.cast(self.learning_rate, "float32") * self.weight_decay
         variables = [getattr(v, "value", v) for v in variables]
         decayed = [v for v in variables if self._use_weight_decay(v)]
+        factors = [self._factors[self._get_variable_index(v)] for v in decayed]
 
         def shrink(variable, share):
             variable.assign_sub(variable * tf.cast(share, variable.dtype))
 
         def shrink_all(strategy, share):
-            for variable in decayed:
-                strategy.extended.update(variable, shrink, args=(share,), group=False)
+            for variable, factor in zip(decayed, factors, strict=True):
+                share_here = share if factor == 1 else share * factor
+                strategy.extended.update(
+                    variable, shrink, args=(share_here,), group=False
+                )
 
         # As Keras does it: under a strategy, updates happen outside of the replicas.
         tf.__internal__.distribute.interim.maybe_merge_call(

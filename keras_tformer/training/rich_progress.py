@@ -19,6 +19,10 @@ class RichProgress(keras.callbacks.Callback):
         title: str. What is being trained, in a word or two.
         interval: float > 0. Seconds between printed lines where there is no terminal.
         stream: where to write, a text file; standard output if None.
+        tokens_per_step: int, or None. Adds the tokens a second.
+        flops_per_step: int, or None. Floating point operations of a step, as
+            `training_flops` counts them; with `peak_flops` adds the MFU.
+        peak_flops: float, or None. Operations a second that the machine can do.
 
     Example:
         >>> inputs = keras.Input((3,))
@@ -30,7 +34,15 @@ class RichProgress(keras.callbacks.Callback):
         toy model: epoch 2/2, 2 steps in 0:00:..., loss 0.0000
     """
 
-    def __init__(self, title="training", interval=15.0, stream=None):
+    def __init__(
+        self,
+        title="training",
+        interval=15.0,
+        stream=None,
+        tokens_per_step=None,
+        flops_per_step=None,
+        peak_flops=None,
+    ):
         super().__init__()
         if not interval > 0:
             raise ValueError(
@@ -40,6 +52,9 @@ class RichProgress(keras.callbacks.Callback):
         self.title = title
         self.interval = interval
         self.stream = stream
+        self.tokens_per_step = tokens_per_step
+        self.flops_per_step = flops_per_step
+        self.peak_flops = peak_flops
 
     def on_train_begin(self, logs=None):
         self._out = self.stream or sys.stdout
@@ -59,8 +74,9 @@ class RichProgress(keras.callbacks.Callback):
         # With several steps an execution, `batch` is the last of them.
         self._done += batch + 1 - self._step
         self._step = batch + 1
+        self._last_step = time.monotonic()
         if self._paced_from is None:
-            self._paced_from = self._done, time.monotonic()
+            self._paced_from = self._done, self._last_step
         wait = 0.2 if self._bar else self.interval
         if time.monotonic() - self._last_shown >= wait:
             self._logs = dict(logs or {})
@@ -81,7 +97,8 @@ class RichProgress(keras.callbacks.Callback):
         else:
             text = (
                 f"epoch {self._epoch + 1}/{self.params['epochs']}, {self._done} steps "
-                f"in {_clock(time.monotonic() - self._start)}{self._logs_text()}"
+                f"in {_clock(time.monotonic() - self._start)}{self._speed_text()}"
+                f"{self._logs_text()}"
             )
         print(f"{self.title}: {text}", file=self._out, flush=True)
 
@@ -90,14 +107,29 @@ class RichProgress(keras.callbacks.Callback):
             f", {name} {_number(value)}" for name, value in self._logs.items()
         )
 
-    def _seconds_to_go(self):
-        """The rest at the pace so far; None while that is unknown."""
-        if not self._steps or self._paced_from is None:
+    def _pace(self):
+        """Seconds a step so far, without the first; None while that is unknown."""
+        if self._paced_from is None or self._done == self._paced_from[0]:
             return None
         steps, start = self._paced_from
-        if self._done == steps:
+        return (self._last_step - start) / (self._done - steps)
+
+    def _speed_text(self):
+        pace = self._pace()
+        if not pace:
+            return ""
+        text = ""
+        if self.tokens_per_step:
+            text += f", {self.tokens_per_step / pace:,.0f} tokens/s"
+        if self.flops_per_step and self.peak_flops:
+            text += f", MFU {self.flops_per_step / pace / self.peak_flops:.0%}"
+        return text
+
+    def _seconds_to_go(self):
+        """The rest at the pace so far; None while that is unknown."""
+        pace = self._pace()
+        if not self._steps or pace is None:
             return None
-        pace = (time.monotonic() - start) / (self._done - steps)
         rest = (self.params["epochs"] - self._epoch) * self._steps - self._step
         return rest * pace
 
@@ -107,7 +139,7 @@ class RichProgress(keras.callbacks.Callback):
         epoch = f"epoch {self._epoch + 1}/{self.params['epochs']}"
         step = f"step {self._step}/{self._steps or '?'}"
         rest = "" if to_go is None else f", {_clock(to_go)} to go"
-        text = f"{epoch}, {step}{rest}{self._logs_text()}"
+        text = f"{epoch}, {step}{rest}{self._speed_text()}{self._logs_text()}"
         if self._bar is None:
             print(f"{self.title}: {text}", file=self._out, flush=True)
             return

@@ -6,11 +6,14 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Climbs from 0 to a peak in a straight line, then falls in one to the end value.
+    """Climbs from 0 to a peak in a straight line, then falls to the end value.
 
     The schedule of BERT: "learning rate warmup over the first 10,000 steps, and linear
     decay of the learning rate" (Devlin et al. 2019, appendix A.2). The fall starts at
     the peak, so that the line is unbroken; past `total_steps` the rate stays at `end`.
+    With `power` the fall is `end + (peak - end) * (1 - share of the fall) ** power`,
+    the polynomial decay of LAMB's and ALBERT's code. For a cosine take
+    `keras.optimizers.schedules.CosineDecay`, which has a warm-up of its own.
 
     Args:
         peak: float > 0. The highest learning rate, reached at step `warmup_steps`.
@@ -18,6 +21,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         total_steps: int > `warmup_steps`. Optimizer steps after which the rate is
             `end`.
         end: float >= 0. The last learning rate.
+        power: float > 0. 1 for a straight fall; above it falls faster at first.
 
     Call arguments:
         step: integer or integer tensor, the number of updates made so far.
@@ -34,12 +38,21 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         [0.0, 0.0005, 0.001, 0.0005, 0.0, 0.0]
     """
 
-    def __init__(self, peak, warmup_steps, total_steps, end=0.0, name="linear_warmup"):
+    def __init__(
+        self,
+        peak,
+        warmup_steps,
+        total_steps,
+        end=0.0,
+        power=1.0,
+        name="linear_warmup",
+    ):
         super().__init__()
-        if not (peak > 0 and end >= 0):
+        if not (peak > 0 and end >= 0 and power > 0):
             raise ValueError(
-                f"Received peak={peak}, end={end}. Expected peak > 0 and end >= 0. "
-                "Give learning rates, such as peak=1e-4 and end=0.0."
+                f"Received peak={peak}, end={end}, power={power}. Expected peak > 0, "
+                "end >= 0 and power > 0. Give learning rates, such as peak=1e-4 and "
+                "end=0.0, and power=1.0 for a straight fall."
             )
         if not 0 <= warmup_steps < total_steps:
             raise ValueError(
@@ -52,16 +65,18 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         self.end = end
+        self.power = power
         self.name = name
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
         climb = step / max(self.warmup_steps, 1)
         fall = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        rest = (1.0 - ops.clip(fall, 0.0, 1.0)) ** self.power
         return ops.where(
             step < self.warmup_steps,
             self.peak * climb,
-            self.peak + (self.end - self.peak) * ops.minimum(fall, 1.0),
+            self.end + (self.peak - self.end) * rest,
         )
 
     def get_config(self):
@@ -70,6 +85,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "total_steps": self.total_steps,
             "end": self.end,
+            "power": self.power,
             "name": self.name,
         }
 

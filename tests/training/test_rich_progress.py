@@ -73,3 +73,21 @@ def test_counts_the_steps_of_a_dataset_without_a_length():
 def test_interval_of_zero_is_refused():
     with pytest.raises(ValueError, match="interval=0"):
         RichProgress(interval=0)
+
+
+def test_says_tokens_a_second_and_utilization(monkeypatch):
+    """A clock of one second a call: 2 of them pass a step, the first not counted."""
+    out = io.StringIO()
+    progress = RichProgress(
+        "toy",
+        interval=1e9,
+        stream=out,
+        tokens_per_step=3000,
+        flops_per_step=500,
+        peak_flops=1000.0,
+    )
+    seconds = iter(range(10_000))
+    clock = type("Clock", (), {"monotonic": staticmethod(lambda: next(seconds))})
+    monkeypatch.setattr("keras_tformer.training.rich_progress.time", clock)
+    fit(progress)
+    assert ", 1,500 tokens/s, MFU 25%, loss" in out.getvalue()

@@ -13,6 +13,18 @@ def test_linear_warmup_at_steps_worked_by_hand():
         np.testing.assert_allclose(float(schedule(step)), rate, rtol=1e-6)
 
 
+def test_polynomial_fall_equals_keras_own_decay():
+    ours = LinearWarmup(peak=0.8, warmup_steps=4, total_steps=20, end=0.16, power=2.5)
+    theirs = keras.optimizers.schedules.PolynomialDecay(0.8, 16, 0.16, power=2.5)
+    for step in (0, 1, 7, 15, 16, 31):
+        np.testing.assert_allclose(
+            float(ours(step + 4)), float(theirs(step)), rtol=1e-6
+        )
+    np.testing.assert_allclose(float(ours(3)), 0.6, rtol=1e-6)
+    again = LinearWarmup.from_config(ours.get_config())
+    assert float(again(13)) == float(ours(13))
+
+
 def test_linear_warmup_without_warmup_starts_at_the_peak():
     schedule = LinearWarmup(peak=0.5, warmup_steps=0, total_steps=5)
     np.testing.assert_allclose([float(schedule(s)) for s in (0, 1)], [0.5, 0.4])

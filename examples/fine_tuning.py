@@ -1,0 +1,228 @@
+"""What the fine-tuning scripts share: options, where to start from, `fit`, pictures."""
+
+import argparse
+import json
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+import keras_tformer as kt
+
+# Layers, width, heads, embeddings (ALBERT): what a CPU trains from scratch in minutes.
+SIZES = {"tiny": (2, 32, 2, 16), "small": (4, 128, 4, 64), "medium": (6, 256, 4, 128)}
+
+
+def parser(description, epochs, learning_rate, sequence_length):
+    """Makes a parser with the options that every fine-tuning script has."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--data", required=True, help="file to train on")
+    add("--dev", required=True, help="file to score, never trained on")
+    add(
+        "--checkpoint",
+        help="encoder.keras of a pretraining script, a Hugging Face folder or name, or "
+        "the prefix of a TF1 checkpoint; without it a small model starts afresh",
+    )
+    add("--family", choices=("albert", "bert"), default="albert", help="if afresh")
+    add("--size", choices=sorted(SIZES), default="small", help="if afresh")
+    add("--vocabulary-size", type=int, default=8000, help="if afresh")
+    add("--output", type=pathlib.Path, required=True, help="folder for what comes out")
+    add("--resume", action="store_true", help="go on with the run in --output")
+    add("--epochs", type=int, default=epochs)
+    add("--batch-size", type=int, default=32)
+    add("--learning-rate", type=float, default=learning_rate)
+    add("--sequence-length", type=int, default=sequence_length)
+    add("--patience", type=int, default=2, help="epochs without a better dev score")
+    add("--steps", type=int, help="stop an epoch after so many steps")
+    add("--seed", type=int, default=0)
+    return made
+
+
+def start(options, texts):
+    """Gives an encoder and its tokenizer, from the checkpoint or untrained.
+
+    Args:
+        options: what the parser of `parser` gave.
+        texts: list of strings to learn a vocabulary from, where there is no checkpoint.
+
+    Returns:
+        A pair of the encoder, a `keras.Model`, and the tokenizer.
+    """
+    keras.utils.set_random_seed(options.seed)
+    if options.output.exists() and any(options.output.iterdir()) and not options.resume:
+        raise SystemExit(
+            f"{options.output} is not empty. Add --resume to go on with the run in it, "
+            "or name another --output."
+        )
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.checkpoint is None:
+        file = options.output / "vocab.txt"
+        if not file.exists():
+            kt.text.WordPieceTokenizer.train(texts, options.vocabulary_size).save(file)
+        tokenizer = kt.text.WordPieceTokenizer.load(file)
+        return untrained(options, tokenizer.vocabulary_size), tokenizer
+    return from_checkpoint(options.checkpoint)
+
+
+def from_checkpoint(name):
+    """Loads an encoder and its tokenizer: ours, TensorFlow 1's or Hugging Face's."""
+    path = pathlib.Path(name)
+    if path.suffix == ".keras":
+        encoder = keras.models.load_model(path, compile=False)
+        return encoder, tokenizer_beside(path.parent)
+    if path.with_name(path.name + ".index").exists():
+        config = next(path.parent.glob("*config.json"))
+        encoder = kt.checkpoints.load_tf_checkpoint(name, config, task="encoder")
+        return encoder, tokenizer_beside(path.parent)
+    encoder = kt.checkpoints.load_huggingface(name, task="encoder")
+    return encoder, kt.text.load_huggingface_tokenizer(name)
+
+
+def untrained(options, vocabulary_size):
+    num_layers, hidden_dim, num_heads, embedding_dim = SIZES[options.size]
+    build = {"albert": kt.models.albert_encoder, "bert": kt.models.bert_encoder}
+    return build[options.family](
+        vocabulary_size=vocabulary_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_dim=hidden_dim,
+        intermediate_dim=4 * hidden_dim,
+        embedding_dim=embedding_dim if options.family == "albert" else None,
+        dropout=0.1,
+        initializer_range=0.05,  # 0.02 is meant for widths of 768 and more
+        max_sequence_length=options.sequence_length,
+    )
+
+
+def tokenizer_beside(folder):
+    pieces = folder / "spiece.model"
+    if pieces.exists():
+        return kt.text.SentencePieceTokenizer(str(pieces))
+    return kt.text.WordPieceTokenizer.load(folder / "vocab.txt")
+
+
+def fit(options, model, dataset, num_examples, arguments, monitor, **more):
+    """Trains until the dev score stops rising; the model keeps its best weights.
+
+    Args:
+        options: what the parser of `parser` gave.
+        model: `keras.Model`, not compiled.
+        dataset: `tf.data.Dataset` to train on, one epoch of full batches.
+        num_examples: int. Rows of an epoch.
+        arguments: dict for `model.compile`, from `kt.training.compile_arguments`.
+        monitor: str, name of the dev score in the logs; higher is better, unless it
+            ends in `loss` or `perplexity`.
+        **more: for `model.fit`, such as `validation_data`; `callbacks` are added to.
+
+    Returns:
+        A dict from names to lists, one number for each epoch.
+    """
+    steps = max(num_examples // options.batch_size, 1)
+    steps = min(steps, options.steps or steps)
+    total = steps * options.epochs
+    schedule = kt.training.LinearWarmup(options.learning_rate, total // 10, total)
+    model.compile(kt.training.adamw(schedule), **arguments)
+    resume = kt.training.ResumeFromCheckpoint(options.output / "checkpoints")
+    stop = kt.training.StopOnNaN(options.output)
+    mode = "min" if monitor.endswith(("loss", "perplexity")) else "max"
+    model.fit(
+        stop.watch(dataset.repeat().skip(resume.finished_epochs * steps)),
+        epochs=options.epochs,
+        steps_per_epoch=steps,
+        shuffle=False,  # the datasets shuffle themselves
+        verbose=0,
+        **more
+        | {
+            "callbacks": [
+                *more.get("callbacks", ()),  # first: they add scores to the logs
+                kt.training.RichProgress("fine-tuning"),
+                resume,
+                stop,
+                keras.callbacks.EarlyStopping(
+                    monitor,
+                    mode=mode,
+                    patience=options.patience,
+                    restore_best_weights=True,
+                ),
+            ]
+        },
+    )
+    return resume.history
+
+
+def write_results(options, model, scores, history):
+    """Writes the model, the scores and the curves into the output folder."""
+    model.compile()  # lets go of the optimizer, whose state would triple the file
+    for name, write in (
+        ("model.keras", model.save),
+        ("scores.json", lambda file: file.write_text(json.dumps(scores, indent=2))),
+        ("curves.png", lambda file: draw_curves(file, history)),
+    ):
+        unfinished = options.output / f"unfinished-{name}"
+        write(unfinished)
+        os.replace(unfinished, options.output / name)
+    print(", ".join(f"{name} {score:.4f}" for name, score in scores.items()))
+    print(f"model, predictions, scores and pictures are in {options.output}")
+
+
+def draw_curves(file, history):
+    """Draws each measure over the epochs, train beside dev."""
+    names = [name for name in history if not name.startswith("val_")]
+    names += [n for n in history if n.startswith("val_") and n[4:] not in history]
+    figure, axes = pyplot.subplots(
+        1, len(names), figsize=(3.6 * len(names), 3), squeeze=False
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        for key, label in ((name, "train"), (f"val_{name}", "dev")):
+            if key in history:
+                label = "dev" if key.startswith("val_") else label
+                epochs = range(1, len(history[key]) + 1)
+                axis.plot(epochs, history[key], marker="o", label=label)
+        axis.set(title=name.removeprefix("val_"), xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def draw_confusion_matrix(file, labels, predictions, names):
+    """Draws how often each class was taken for each other one.
+
+    Args:
+        file: path of the picture.
+        labels: list of class numbers.
+        predictions: list of class numbers.
+        names: list of strings.
+    """
+    counts = [[0] * len(names) for _ in names]
+    for label, prediction in zip(labels, predictions, strict=True):
+        counts[label][prediction] += 1
+    shares = [[n / max(sum(row), 1) for n in row] for row in counts]
+    size = 1.6 + 0.7 * len(names)
+    figure, axis = pyplot.subplots(figsize=(size + 1, size))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(
+        xticks=range(len(names)),
+        yticks=range(len(names)),
+        yticklabels=names,
+        xlabel="predicted",
+        ylabel="true",
+    )
+    axis.set_xticklabels(names, rotation=45, ha="right")
+    for row, numbers in enumerate(counts):
+        for column, number in enumerate(numbers):
+            color = "white" if shares[row][column] > 0.5 else "black"
+            axis.text(column, row, number, ha="center", va="center", color=color)
+    figure.tight_layout()
+    figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,59 @@
+"""Pretrains ALBERT on text: masked words and the order of sentences.
+
+    python examples/pretrain_albert.py --output albert           # the embedded corpus
+    python examples/pretrain_albert.py --data wiki.txt --output albert --steps 20000
+    python examples/pretrain_albert.py --data texts/ --size base --optimizer lamb \\
+        --learning-rate 1.76e-3 --batch-size 4096 --steps 112500 --second-steps 12500 \\
+        --masking ngram --precision mixed_bfloat16 --output albert   # the paper's
+
+Lan et al. 2019 (arXiv 1909.11942), section 4.1. The size "cpu" is one that two cores
+train. Curves, TensorBoard's logs, scores on held-out documents and `encoder.keras` go
+into `--output`; killed and started again with `--resume`, it goes on.
+"""
+
+import pretraining
+
+import keras_tformer as kt
+
+COMMON = {"max_sequence_length": 512, "initializer_range": 0.05}  # 0.02 is for D >= 768
+SIZES = {
+    "tiny": {
+        "embedding_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 32,
+        "intermediate_dim": 128,
+        **COMMON,
+    },
+    "cpu": {
+        "embedding_dim": 64,
+        "num_layers": 4,
+        "num_heads": 4,
+        "hidden_dim": 192,
+        "intermediate_dim": 768,
+        **COMMON,
+    },
+    **kt.models.ALBERT_SIZES,
+}
+
+
+def main(arguments=None):
+    options = pretraining.parser(__doc__, learning_rate=1e-3).parse_args(arguments)
+    if options.size not in SIZES:
+        raise SystemExit(f"--size {options.size}: expected one of {', '.join(SIZES)}")
+    *documents, tokenizer = pretraining.start(options)
+    pretraining.run(
+        options,
+        kt.data.sentence_order_dataset,
+        lambda: kt.models.albert_encoder(
+            vocabulary_size=tokenizer.vocabulary_size, **SIZES[options.size]
+        ),
+        kt.models.albert_pretrainer,
+        "albert_pretrainer",
+        documents,
+        tokenizer,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What the two pretraining scripts share: options, data, phases, scores."""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+from fine_tuning import draw_curves
+
+import keras_tformer as kt
+
+
+def parser(description, learning_rate):
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--data", help="text file or folder; default: the embedded corpus")
+    add(
+        "--vocabulary",
+        type=pathlib.Path,
+        help="vocab.txt or spiece.model; default: word pieces trained on the data",
+    )
+    add("--vocabulary-size", type=int, default=8000)
+    add("--held-out-share", type=float, default=0.02, help="of the documents")
+    add("--output", type=pathlib.Path, required=True)
+    add("--resume", action="store_true", help="go on with the run in --output")
+    add("--size", default="cpu", help="cpu, or a published size such as base")
+    add("--steps", type=int, default=2000, help="of the first phase")
+    add("--second-steps", type=int, default=0, help="of the phase with long rows")
+    add("--sequence-length", type=int, default=128)
+    add("--second-sequence-length", type=int, default=512)
+    add("--batch-size", type=int, default=32)
+    add("--second-batch-size", type=int, default=8)
+    add("--optimizer", choices=("adamw", "lamb"), default="adamw")
+    add("--learning-rate", type=float, default=learning_rate)
+    add("--masking", choices=("subword", "whole_word", "ngram"), default="whole_word")
+    add("--mask-share", type=float, default=0.15)
+    add("--precision", default="float32", help="or mixed_bfloat16, mixed_float16")
+    add("--epoch-steps", type=int, default=200, help="from one score to the next")
+    add("--strategy", default="auto", help="a name for kt.distribute.get_strategy")
+    add("--peak-tflops", type=float, help="the machine's, for MFU; default: measured")
+    add("--seed", type=int, default=0)
+    return made
+
+
+def start(options):
+    """Reads the corpus and the vocabulary.
+
+    Returns:
+        Train and held-out documents, and the tokenizer.
+    """
+    output = options.output
+    if output.exists() and any(output.iterdir()) and not options.resume:
+        raise SystemExit(
+            f"{output} is not empty. Add --resume to go on with the run in it, or name "
+            "another --output."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    keras.config.set_dtype_policy(options.precision)
+    keras.utils.set_random_seed(options.seed)
+    if options.data is None:
+        documents = kt.data.embedded_corpus()
+    else:
+        documents = kt.data.read_documents(options.data)
+    documents = [
+        kt.data.Document("", document.paragraphs)
+        for document in kt.data.deduplicate(documents)
+    ]
+    shares = 1 - options.held_out_share, options.held_out_share
+    train, held_out = kt.data.split_documents(documents, shares, seed=options.seed)
+    print(f"{len(train)} documents to train on, {len(held_out)} held out")
+    file = options.vocabulary or output / "vocab.txt"
+    if file.suffix == ".model":
+        tokenizer = kt.text.SentencePieceTokenizer(str(file))
+        tokenizer.save(output / "spiece.model")
+        return train, held_out, tokenizer
+    if not file.exists():
+        texts = (text for document in train for text in document.paragraphs)
+        kt.text.WordPieceTokenizer.train(texts, options.vocabulary_size).save(file)
+    tokenizer = kt.text.WordPieceTokenizer.load(file)
+    tokenizer.save(output / "vocab.txt")
+    return train, held_out, tokenizer
+
+
+def run(options, make_dataset, make_encoder, add_heads, task, documents, tokenizer):
+    """Trains both phases, scores the held-out documents, writes the encoder.
+
+    Args:
+        options: what the parser gave.
+        make_dataset: function like `kt.data.sentence_order_dataset`.
+        make_encoder: function without arguments that builds the encoder.
+        add_heads: function from the encoder to the pretraining model.
+        task: name of the task for `kt.training.compile_arguments`.
+        documents: pair of train and held-out documents.
+        tokenizer: the tokenizer.
+    """
+    total = options.steps + options.second_steps
+    with kt.distribute.get_strategy(options.strategy).scope():
+        encoder = make_encoder()
+        model = add_heads(encoder)
+        schedule = kt.training.LinearWarmup(options.learning_rate, total // 10, total)
+        optimizer = getattr(kt.training, options.optimizer)(schedule)
+        arguments = kt.training.compile_arguments(task)
+        arguments["weighted_metrics"]["masked_lm"].append(kt.training.Perplexity())
+        model.compile(optimizer, **arguments)
+    histories, scores = {}, {}
+    for name, steps, length, batch_size in (
+        ("first", options.steps, options.sequence_length, options.batch_size),
+        (
+            "second",
+            options.second_steps,
+            options.second_sequence_length,
+            options.second_batch_size,
+        ),
+    ):
+        if not steps:
+            continue
+        resume = kt.training.ResumeFromCheckpoint(options.output / f"{name}_phase")
+        epoch_steps = min(options.epoch_steps, steps)
+        chosen = {"masking": options.masking, "mask_share": options.mask_share}
+        train, held_out = (
+            make_dataset(part, tokenizer, length, batch_size, seed=options.seed, **more)
+            for part, more in zip(
+                documents,
+                (
+                    {**chosen, "first_step": resume.finished_epochs * epoch_steps},
+                    {**chosen, "num_epochs": 1},
+                ),
+                strict=True,
+            )
+        )
+        stop = kt.training.StopOnNaN(options.output)
+        progress = kt.training.RichProgress(
+            f"{name} phase, length {length}",
+            tokens_per_step=batch_size * length,
+            flops_per_step=kt.training.training_flops(model, train.element_spec[0]),
+            peak_flops=1e12 * options.peak_tflops
+            if options.peak_tflops
+            else measured_peak(),
+        )
+        model.fit(
+            stop.watch(train),
+            epochs=steps // epoch_steps,
+            steps_per_epoch=epoch_steps,
+            validation_data=held_out.cache(),
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                progress,
+                resume,
+                stop,
+                keras.callbacks.TensorBoard(options.output / "logs" / name),
+            ],
+        )
+        histories[name] = resume.history
+        draw_curves(options.output / f"{name}_phase.png", resume.history)
+        scores[name] = model.evaluate(held_out, verbose=0, return_dict=True)
+        print(name, "phase, held out:", in_words(scores[name]))
+    save(options.output, encoder, scores, histories)
+
+
+def measured_peak():
+    """The fastest of a few large products, in floating point operations a second."""
+    matrix = tf.random.normal((2048, 2048))
+    product = tf.function(lambda: tf.reduce_sum(matrix @ matrix))
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        product().numpy()
+        seconds.append(time.perf_counter() - begin)
+    return 2 * 2048**3 / min(seconds)
+
+
+def in_words(scores):
+    return ", ".join(f"{name} {score:.4f}" for name, score in sorted(scores.items()))
+
+
+def save(output, encoder, scores, histories):
+    content = json.dumps({"held_out": scores, "histories": histories}, indent=1)
+    for name, write in (
+        ("encoder.keras", encoder.save),
+        ("scores.json", lambda file: file.write_text(content)),
+    ):
+        unfinished = output / f"unfinished-{name}"
+        write(unfinished)
+        os.replace(unfinished, output / name)
+    print(f"{output / 'encoder.keras'} is what the fine-tuning scripts take")

@@ -1,0 +1,101 @@
+"""The batch that is saved is the one in which the loss stopped being a number."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tformer as kt
+
+ROWS = 13
+
+
+def poisoned_dataset(bad_row, repeats=None):
+    """One row a batch: its number, and a NaN in one of them."""
+    rows = np.arange(ROWS, dtype="float32")
+    labels = np.where(rows == bad_row, np.nan, 0.0).astype("float32")
+    inputs = {"a": rows[:, None], "b": np.ones((ROWS, 2), "float32")}
+    dataset = tf.data.Dataset.from_tensor_slices((inputs, labels))
+    return dataset.repeat(repeats).batch(1).prefetch(3) if repeats else dataset.batch(1)
+
+
+def model():
+    inputs = {"a": keras.Input((1,), name="a"), "b": keras.Input((2,), name="b")}
+    joined = keras.layers.Concatenate()([inputs["a"], inputs["b"]])
+    model = keras.Model(inputs, keras.layers.Dense(1)(joined))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+def saved(folder, dataset, **arguments):
+    stop = kt.training.StopOnNaN(folder)
+    with pytest.raises(FloatingPointError, match="The loss is nan") as error:
+        model().fit(stop.watch(dataset), verbose=0, callbacks=[stop], **arguments)
+    assert str(stop.saved_batch) in str(error.value)
+    return stop.saved_batch
+
+
+def test_in_the_first_epoch(tmp_path):
+    file = saved(tmp_path / "new", poisoned_dataset(7))
+    assert file.name == "nan-epoch-00001-step-00008.npz"
+    inputs, labels = kt.training.StopOnNaN.load_batch(file)
+    assert inputs["a"].tolist() == [[7.0]] and inputs["b"].shape == (1, 2)
+    assert np.isnan(labels).all()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_in_a_later_epoch_of_a_repeated_dataset(tmp_path, steps_per_execution):
+    # Epochs of 4 steps: rows 0-3, 4-7, 8-11. Row 9 is the second step of the third.
+    stop = kt.training.StopOnNaN(tmp_path)
+    network = model()
+    network.compile(
+        keras.optimizers.SGD(0.0), "mse", steps_per_execution=steps_per_execution
+    )
+    with pytest.raises(FloatingPointError, match="epoch 3, step 2"):
+        network.fit(
+            stop.watch(poisoned_dataset(9, repeats=2)),
+            epochs=5,
+            steps_per_epoch=4,
+            verbose=0,
+            callbacks=[stop],
+        )
+    inputs, _ = kt.training.StopOnNaN.load_batch(stop.saved_batch)
+    assert inputs["a"].tolist() == [[9.0]]
+
+
+def test_in_the_second_pass(tmp_path):
+    """The dataset goes bad only when it is read for the second time."""
+    passes = []
+
+    def rows():
+        passes.append(1)
+        for number in range(5):
+            is_bad = len(passes) >= 4 and number == 3
+            yield {"a": [number], "b": [1, 1]}, np.nan if is_bad else 0.0
+
+    spec = (
+        {"a": tf.TensorSpec((1,)), "b": tf.TensorSpec((2,))},
+        tf.TensorSpec(()),
+    )
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=spec).batch(1)
+    file = saved(tmp_path, dataset, epochs=9)
+    inputs, _ = kt.training.StopOnNaN.load_batch(file)
+    assert inputs["a"].tolist() == [[3.0]]
+    assert file.name.endswith("step-00004.npz")
+
+
+def test_without_watch_it_says_how_to_have_the_batch(tmp_path):
+    stop = kt.training.StopOnNaN(tmp_path)
+    with pytest.raises(FloatingPointError, match="epoch 1, step 3; give .* `watch`"):
+        model().fit(poisoned_dataset(2), verbose=0, callbacks=[stop])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_good_run_is_left_alone(tmp_path):
+    stop = kt.training.StopOnNaN(tmp_path, remembered_batches=2)
+    dataset = stop.watch(poisoned_dataset(-1))
+    assert dataset.element_spec == poisoned_dataset(-1).element_spec
+    model().fit(dataset, epochs=2, verbose=0, callbacks=[stop])
+    with pytest.raises(ValueError, match="remembered_batches=0"):
+        kt.training.StopOnNaN(tmp_path, remembered_batches=0)
