@@ -2,6 +2,7 @@
 
     python benchmarks/compression_speed.py             4x256, some minutes
     python benchmarks/compression_speed.py --quick     a check that takes a minute
+    python benchmarks/compression_speed.py --files     structured against dense
     python benchmarks/compression_speed.py --trace --size 12x768 --kinds dense int8
 
 Steps of the dense, the pruned, the clustered and the quantization-aware BERT classifier
@@ -12,11 +13,13 @@ quantization-aware training.
 
 Pruning asks its schedule at every step and chooses masks at every hundredth: `pruning`
 is the median of all steps, `choosing masks` the median of those that choose, measured
-apart with a schedule that always does. Also printed: seconds to build the model, trace
+apart with a schedule that always does. `structured` trains what is left of half the
+heads and half the feed-forward units. Also printed: seconds to build the model, trace
 a training step and run it for the first time.
 
 `--trace` runs no step: it prints how many operations the graph of one has, and the
-seconds to build the model and to trace it.
+seconds to build the model and to trace it. `--files` measures calls of `.tflite` files
+instead: dense and structured, batch 1, float32 and post-training int8.
 
 All computations are float32 on a CPU with random weights, without XLA, which is what
 Keras' `jit_compile="auto"` means there; `--xla` compiles.
@@ -27,9 +30,10 @@ import functools
 import json
 import os
 import statistics
+import tempfile
 import time
 
-KINDS = ("dense", "pruning", "choosing masks", "clustering", "int8")
+KINDS = ("dense", "pruning", "choosing masks", "clustering", "int8", "structured")
 
 
 def main():
@@ -37,6 +41,9 @@ def main():
     results = {"arguments": vars(arguments)}
     if arguments.trace:
         results["graphs"] = {kind: trace(kind, arguments) for kind in arguments.kinds}
+        return write(results, arguments.json)
+    if arguments.files:
+        results["files"] = measure_files(arguments)
         return write(results, arguments.json)
     steps, starts = {}, {}
     for kind in arguments.kinds:
@@ -72,6 +79,7 @@ def parse_arguments():
     add("--threads", type=int, default=os.cpu_count())
     add("--xla", action="store_true", help="compile the step")
     add("--trace", action="store_true", help="only count operations and trace")
+    add("--files", action="store_true", help="time `.tflite` files, one thread")
     add("--json", help="file for all times, in seconds")
     add("--quick", action="store_true", help="tiny sizes and two rounds")
     arguments = parser.parse_args()
@@ -112,6 +120,8 @@ def model_and_batch(kind, arguments):
         compress.cluster_weights(model, 16, "linear")
     elif kind == "int8":
         model = compress.quantize_model(model)
+    elif kind == "structured":
+        model = half_of(model)
     draw = np.random.default_rng(0)
     shape = (arguments.batch, arguments.sequence_length)
     inputs = {
@@ -127,6 +137,19 @@ def model_and_batch(kind, arguments):
         jit_compile=arguments.xla,
     )
     return model, inputs, labels
+
+
+def half_of(model):
+    """A model of half the heads and half the units of each block; any will do."""
+    from keras_tformer import compress
+
+    blocks = [layer for layer in model.layers if hasattr(layer, "intermediate_dim")]
+    heads, units = blocks[0].num_heads, blocks[0].intermediate_dim
+    importance = {f"{block.name}.self_attention": range(heads) for block in blocks}
+    importance |= {f"{block.name}.feed_forward": range(units) for block in blocks}
+    return compress.prune_structure(
+        model, importance, max(1, heads // 2), max(1, units // 2)
+    )
 
 
 def trace(kind, arguments):
@@ -149,6 +172,48 @@ def trace(kind, arguments):
         flush=True,
     )
     return {"operations": operations, "seconds": seconds}
+
+
+def measure_files(arguments):
+    """Calls the files of the dense and the structured model in turn."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    from keras_tformer import export
+
+    times = {}
+    with tempfile.TemporaryDirectory() as folder:
+        runners = {}
+        for kind in ("dense", "structured"):
+            model, inputs, _ = model_and_batch(kind, arguments)
+            for mode in (None, "int8"):
+                file = f"{folder}/{kind}_{mode}.tflite"
+                export.to_tflite(
+                    model,
+                    file,
+                    sequence_length=arguments.sequence_length,
+                    quantization=mode,
+                    representative_data=[inputs] if mode else None,
+                    verify=False,  # random weights
+                )
+                runner = Interpreter(file, num_threads=1).get_signature_runner()
+                runners[f"{kind} {mode or 'float32'}"] = runner
+        row = {name: value[:1].numpy() for name, value in inputs.items()}
+        for name in runners:
+            times[name] = []
+        for round_number in range(-5, 10 * arguments.rounds):
+            for name, runner in runners.items():
+                start = time.perf_counter()
+                runner(**row)
+                if round_number >= 0:
+                    times[name].append(time.perf_counter() - start)
+    for mode in ("float32", "int8"):
+        dense, structured = times[f"dense {mode}"], times[f"structured {mode}"]
+        ratios = [one / other for one, other in zip(structured, dense, strict=True)]
+        print(
+            f"  {mode:8} dense {min(dense) * 1e3:7.2f} ms at best, structured "
+            f"{min(structured) * 1e3:7.2f} ms; {statistics.median(ratios):.2f} x dense"
+        )
+    return times
 
 
 def write(results, name):
