@@ -110,35 +110,46 @@ def _make_function(original):
                 outputs,
             )
 
-        def several_steps(iterator, number):
-            def one_more(step, _):
-                return step + 1, one_step(iterator.get_next())
+        def more_steps(iterator, outputs):
+            def one_more(step, outputs):
+                data = iterator.get_next()
+                parts = [
+                    strategy.experimental_local_results(value)
+                    for value in tf.nest.flatten(data)
+                ]
+                # What needs no data, such as weight decay, would otherwise run beside
+                # the reading, and once too often where the data end.
+                with tf.control_dependencies(tf.nest.flatten(parts)):
+                    is_read = true.read_value()
+                outputs = tf.cond(is_read, lambda: one_step(data), lambda: outputs)
+                return step + 1, outputs
 
-            first = one_step(iterator.get_next())
             return tf.while_loop(
-                lambda step, _: step < number, one_more, (1, first), parallel_iterations=1
+                lambda step, _: step < self.steps_per_execution,
+                one_more,
+                (1, outputs),
+                parallel_iterations=1,
             )[1]
 
         if not self.run_eagerly:
             options = {"autograph": False, "reduce_retracing": True}
             one_step = tf.function(one_step, **options)
-            several_steps = tf.function(several_steps, **options)
+            more_steps = tf.function(more_steps, **options)
+        true = tf.Variable(True, trainable=False)  # no constant that is known to be so
 
         def function(iterator):
+            outputs = one_step(next(iterator))
+            if self.steps_per_execution == 1:
+                return outputs
             if not isinstance(iterator, tf.distribute.DistributedIterator):
-                rest = range(self.steps_per_execution)
+                rest = range(self.steps_per_execution - 1)
                 for _, data in zip(rest, iterator, strict=False):
                     outputs = one_step(data)
                 return outputs
-            # Data that end at the first step end the epoch; later ones cut it short.
-            outputs = several_steps(iterator, tf.constant(1))
-            if self.steps_per_execution > 1:
-                try:
-                    rest = tf.constant(self.steps_per_execution - 1)
-                    outputs = several_steps(iterator, rest)
-                except tf.errors.OutOfRangeError:
-                    outputs = self.get_metrics_result()
-            return outputs
+            try:
+                return more_steps(iterator, outputs)
+            except tf.errors.OutOfRangeError:  # the data end within these steps
+                return self.get_metrics_result()
 
         return function
 

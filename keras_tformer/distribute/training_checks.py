@@ -110,7 +110,8 @@ def check_smallest_part(model):
     if getattr(model, "_rows_of_smallest_part", 1) == 0:
         replicas = model.distribute_strategy.num_replicas_in_sync
         raise ValueError(
-            f"The first batch has rows for fewer than the {replicas} replicas. Expected "
-            f"a global batch of at least {replicas} rows, which the replicas divide. "
+            f"The first batch has rows for fewer than the {replicas} replicas. "
+            f"Expected a global batch of at least {replicas} rows, which the replicas "
+            "divide. "
             "Make `batch_size` larger, or train on fewer devices."
         )

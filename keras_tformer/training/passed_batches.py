@@ -45,7 +45,7 @@ class PassedBatches:
             length = int(iterator._dataset.cardinality())
         else:
             return iterator
-        # Keras reads anew each epoch what ends with it, also where the length is unknown.
+        # Keras reads anew each epoch what ends with it, of unknown length too.
         is_endless = length == tf.data.INFINITE_CARDINALITY
         if is_endless or length > (self.steps_per_epoch or length):
             for _ in range(self.epochs * self.steps_per_epoch):

@@ -22,12 +22,13 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
 
     Saved are weights (pruning masks and quantization ranges are among them), the
     optimizer's state with the schedule's step, the states of the random number
-    generators and the logs of each epoch. Each checkpoint is one file with a digest, written under another name and then renamed:
-    a killed process never leaves half of one, and one that the disk spoilt is passed
-    over for the one before. `fit` is called as the first time, with the same data and
-    the same `epochs`: what was trained is skipped, and with all of it trained, the last
-    state is only loaded. On a CPU with `tf.config.experimental.enable_op_determinism()`
-    the weights in the end are those of a run that was never killed, bit by bit.
+    generators and the logs of each epoch. Each checkpoint is one file with a digest,
+    written under another name and then renamed: a killed process never leaves half of
+    one, and one that the disk spoilt is passed over for the one before. `fit` is called
+    as the first time, with the same data and the same `epochs`: what was trained is
+    skipped, and with all of it trained, the last state is only loaded. On a CPU with
+    `tf.config.experimental.enable_op_determinism()` the weights in the end are those of
+    a run that was never killed, bit by bit.
 
     What was trained since the last checkpoint is trained again. On the TensorFlow
     backend the data goes on at the right batch: those already trained on are read and
@@ -102,7 +103,9 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
     @property
     def finished_epochs(self):
         """Epochs in the newest checkpoint of the folder; 0 without one."""
-        return max((epoch for (epoch, _), _ in checkpoint_files(self.folder)), default=0)
+        return max(
+            (epoch for (epoch, _), _ in checkpoint_files(self.folder)), default=0
+        )
 
     # === What Keras calls ===
 
@@ -141,7 +144,7 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         if is_due or must_stop:
             self._save()
         if must_stop:
-            raise SystemExit(128 + signal.SIGTERM)
+            self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
@@ -154,7 +157,7 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         if self._epoch % self.every_epochs == 0 or must_stop:
             self._save()
         if must_stop:
-            raise SystemExit(128 + signal.SIGTERM)
+            self._leave()
 
     def on_train_end(self, logs=None):
         if (self._epoch, 0) > self._saved:
@@ -168,6 +171,11 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
 
     def _terminate(self, number, frame):
         self._is_terminated = True
+
+    def _leave(self):
+        signal.signal(signal.SIGTERM, self._old_handler)
+        self.model._initial_epoch = None
+        raise SystemExit(128 + signal.SIGTERM)
 
     def _must_stop(self):
         """Whether this worker, or another one, has got SIGTERM."""
