@@ -1,9 +1,11 @@
 """Files that are whole or not there: written aside, sealed, then renamed."""
 
+import errno
 import hashlib
 import os
 import pathlib
 import re
+import shutil
 
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.weights\.h5")
 _MARK = b"whole-01"
@@ -47,7 +49,7 @@ def position(file):
     return int(epochs), int(steps or 0)
 
 
-def write_checkpoint(folder, epochs, steps, write):
+def write_checkpoint(folder, epochs, steps, size, write):
     """Writes a checkpoint under another name, seals it with a digest and renames it.
 
     A process that is killed at any moment leaves the older checkpoints whole and at
@@ -57,6 +59,8 @@ def write_checkpoint(folder, epochs, steps, write):
         folder: path, made if it is missing.
         epochs: int, finished epochs.
         steps: int, finished steps of the next epoch.
+        size: int, bytes that it takes at the most. They are claimed first: HDF5 ends
+            the process where a disk is full in the middle of a file.
         write: function(path) that writes the file.
 
     Raises:
@@ -67,6 +71,7 @@ def write_checkpoint(folder, epochs, steps, write):
     unfinished = folder / "unfinished.weights.h5"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _claim(unfinished, size)
         write(unfinished)
         with open(unfinished, "r+b") as file:
             digest = _digest(file)
@@ -75,7 +80,7 @@ def write_checkpoint(folder, epochs, steps, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, folder / f"{name}.weights.h5")
-    except (OSError, RuntimeError) as error:  # h5py: RuntimeError while closing
+    except (OSError, RuntimeError) as error:  # RuntimeError: from h5py
         unfinished.unlink(missing_ok=True)
         left = [file.name for _, file in checkpoint_files(folder)[:1]]
         raise OSError(
@@ -98,7 +103,7 @@ def is_whole(path):
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_checkpoint(folder, 3, 0, lambda path: path.write_bytes(b"abc"))
+        ...     write_checkpoint(folder, 3, 0, 9, lambda path: path.write_bytes(b"abc"))
         ...     [(_, file)] = checkpoint_files(folder)
         ...     is_whole(file)
         True
@@ -111,6 +116,14 @@ def is_whole(path):
         seal = file.read()
         file.seek(0)
         return seal == _MARK + _digest(file, size)
+
+
+def _claim(path, size):
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _digest(file, size=None):

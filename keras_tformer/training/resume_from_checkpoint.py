@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import signal
 
@@ -214,7 +215,10 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
                 for index, state in enumerate(self._generator_states()):
                     group[str(index)] = keras.ops.convert_to_numpy(state)
 
-        write_checkpoint(self.folder, self._epoch, self._step, write)
+        variables = self.model.variables + self.model.optimizer.variables
+        # Numbers, and what HDF5 writes about each variable and each group.
+        size = sum(16384 + 4 * math.prod(variable.shape) for variable in variables)
+        write_checkpoint(self.folder, self._epoch, self._step, size, write)
         for _, old in checkpoint_files(self.folder)[self.keep :]:
             old.unlink()
 

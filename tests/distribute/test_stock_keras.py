@@ -42,7 +42,7 @@ def stock():
             text=True,
         )
 
-    processes = [start("mirrored")]
+    processes = [start("mirrored"), start("collectives")]
     workers = [f"localhost:{port}" for port in free_ports()]
     for index in (0, 1):
         task = {"type": "worker", "index": index}

@@ -143,8 +143,7 @@ def test_goes_on_at_the_right_batch(tmp_path, kind, steps):
     with pytest.raises(KeyboardInterrupt):
         resume = ResumeFromCheckpoint(tmp_path, every_steps=2)
         fit_batches(make_model(0.5), kind, resume, Stop(3, 2, interrupt))
-    names = sorted(file.name for file in tmp_path.iterdir())
-    assert names[-1] == "epoch-00003-step-0000002.weights.h5"
+    assert (tmp_path / "epoch-00003-step-0000002.weights.h5").exists()
     model = make_model(0.5)
     resumed = fit_batches(model, kind, ResumeFromCheckpoint(tmp_path, every_steps=2))
     assert_equal(resumed, expected)
