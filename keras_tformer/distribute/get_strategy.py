@@ -5,10 +5,19 @@ import os
 
 import keras
 
+from keras_tformer.distribute.dropout_repair import repair_dropout
+from keras_tformer.distribute.loss_repair import repair_losses
+from keras_tformer.distribute.meet_workers import meet_workers
+from keras_tformer.distribute.optimizer_repair import repair_optimizers
+from keras_tformer.distribute.trainer_repair import repair_trainer
+from keras_tformer.distribute.training_checks import expect_models_under
+
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
-def get_strategy(name="auto", devices=None, cross_device_ops=None, tpu=None):
+def get_strategy(
+    name="auto", devices=None, cross_device_ops=None, tpu=None, timeout_seconds=600
+):
     """Chooses the `tf.distribute` strategy to build and compile a model under.
 
     Prints one line that says what was chosen and why. `"auto"` takes the first that
@@ -20,7 +29,13 @@ def get_strategy(name="auto", devices=None, cross_device_ops=None, tpu=None):
     4. otherwise `"one_device"`: TensorFlow's default strategy, under which `fit` runs
        as it does without any; with `devices`, the device named there.
 
-    A process bears one mirrored strategy: make it once and keep it.
+    A process bears one mirrored strategy: make it once and keep it. `"multi_worker"`
+    has to be chosen before TensorFlow's first operation.
+
+    With a strategy of several replicas, Keras' trainer, losses, optimizers and random
+    numbers are repaired where its TensorFlow backend is wrong under one
+    (`keras_tformer/distribute/README.md`). The repairs act only inside of such a
+    strategy; a model on one device runs Keras' own code.
 
     Args:
         name: str, one of `"auto"`, `"one_device"`, `"mirrored"`, `"multi_worker"`,
@@ -31,13 +46,16 @@ def get_strategy(name="auto", devices=None, cross_device_ops=None, tpu=None):
             TensorFlow's choice.
         tpu: str, name or address of the TPU, or None to read the environment; `"local"`
             for a machine that has the TPU in itself.
+        timeout_seconds: float, for `"multi_worker"`: how long to wait for the other
+            workers, at the start and in each exchange between them.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: if the name is unknown, `TF_CONFIG` is not what TensorFlow expects,
-            a device does not exist, or Keras runs on another backend.
+        ValueError: if the name is unknown, `TF_CONFIG` is not what TensorFlow expects
+            or not what the other workers have, a worker does not come, a device does
+            not exist, or Keras runs on another backend.
         ImportError: if TensorFlow is missing.
 
     Example:
@@ -67,7 +85,11 @@ def get_strategy(name="auto", devices=None, cross_device_ops=None, tpu=None):
 
     cluster = _read_cluster()
     tpu = tpu or os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR")
-    gpus = [_short_name(device) for device in tf.config.list_logical_devices("GPU")]
+    several_workers = cluster is not None and len(cluster[0]) > 1
+    gpus = []
+    if name not in ("auto", "multi_worker") or not several_workers:
+        # Never before a multi-worker strategy, which must be TensorFlow's first act.
+        gpus = [_short_name(device) for device in tf.config.list_logical_devices("GPU")]
     reason = "it was asked for"
     if name == "auto":
         name, reason = _choose(cluster, tpu, devices, gpus)
@@ -80,20 +102,32 @@ def get_strategy(name="auto", devices=None, cross_device_ops=None, tpu=None):
             strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops)
             where = f"{len(devices)} replicas on {', '.join(devices)}"
         case "multi_worker":
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
-            workers, index = cluster or (1, 0)
-            where = f"worker {index} of {workers}"
+            workers, index = cluster or ([""], 0)
+            if several_workers:
+                meet_workers(workers, index, timeout_seconds)
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(
+                communication_options=tf.distribute.experimental.CommunicationOptions(
+                    timeout_seconds=timeout_seconds
+                )
+            )
+            where = f"worker {index} of {len(workers)}"
         case "tpu":
             strategy = _tpu(tpu)
             where = f"{strategy.num_replicas_in_sync} TPU cores"
+    if getattr(strategy, "num_replicas_in_sync", 1) > 1:
+        repair_trainer()
+        repair_losses()
+        repair_optimizers()
+        repair_dropout()
+        expect_models_under(strategy)
     print(f"{name}: {where}, because {reason}")
     return strategy
 
 
 def _choose(cluster, tpu, devices, gpus):
     """Gives the strategy's name and the reason for it."""
-    if cluster and cluster[0] > 1:
-        return "multi_worker", f"TF_CONFIG names {cluster[0]} workers"
+    if cluster and len(cluster[0]) > 1:
+        return "multi_worker", f"TF_CONFIG names {len(cluster[0])} workers"
     if tpu and not devices:
         return "tpu", f"a TPU is given ({tpu})"
     if devices:
@@ -105,7 +139,7 @@ def _choose(cluster, tpu, devices, gpus):
 
 
 def _read_cluster():
-    """Number of workers and own index from TF_CONFIG; None without it."""
+    """The workers' addresses and the own index from TF_CONFIG; None without it."""
     text = os.environ.get("TF_CONFIG")
     if not text:
         return None
@@ -122,8 +156,8 @@ def _read_cluster():
         index = int(task.get("index", 0))
         if task.get("type") == "worker":
             index += len(cluster.get("chief", []))
-        well_formed = all(isinstance(address, str) for address in addresses)
-    except (ValueError, TypeError, AttributeError):
+        well_formed = all(address.rsplit(":", 1)[1].isdigit() for address in addresses)
+    except (ValueError, TypeError, AttributeError, IndexError):
         well_formed = False
     if not well_formed or not 0 <= index < max(len(addresses), 1):
         raise ValueError(
@@ -131,7 +165,7 @@ def _read_cluster():
             f"says which of them this process is, such as {example}. Correct the "
             "environment variable, or unset it to train on this machine alone."
         )
-    return (len(addresses), index) if addresses else None
+    return (addresses, index) if addresses else None
 
 
 def _short_name(device):

@@ -1,5 +1,6 @@
 """What `compile` and `fit` take: losses, metrics, schedules, optimizers, callbacks."""
 
+from keras_tformer.training.accumulate_gradients import accumulate_gradients
 from keras_tformer.training.attention_distillation import AttentionDistillation
 from keras_tformer.training.compile_arguments import compile_arguments
 from keras_tformer.training.correlations import (
@@ -56,6 +57,7 @@ __all__ = [
     "RichProgress",
     "SoftTargetDistillation",
     "StopOnNaN",
+    "accumulate_gradients",
     "adamw",
     "answer_scores",
     "best_null_threshold",

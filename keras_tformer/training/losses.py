@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_tformer.training.whole_batch import total_over_batch
+
 
 def counting_weights(labels, sample_weight=None, ignored_label=-100):
     """Says how much each position counts: its weight, or 0 where the label is ignored.
@@ -66,23 +68,11 @@ def token_losses(labels, logits, label_smoothing=0.0, ignored_label=-100):
     return losses
 
 
-def _sum_over_replicas(value):
-    """Adds up a scalar over the replicas of `tf.distribute`; otherwise leaves it."""
-    if keras.backend.backend() != "tensorflow":
-        return value  # JAX computes on the whole batch at once
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-
 def weighted_mean(values, weights):
-    """Averages over the whole batch: under `tf.distribute`, over all replicas.
+    """Averages over the whole batch: over all replicas and micro-batches.
 
-    Each replica divides its own sum by the weights of all, so that the replicas' losses
-    and gradients add up to those of one device.
+    Each part divides its own sum by the weights of all, so that the parts' losses and
+    gradients add up to those of one device.
 
     Args:
         values: float tensor of any shape.
@@ -95,7 +85,7 @@ def weighted_mean(values, weights):
         >>> float(weighted_mean(np.array([1.0, 5.0, 9.0]), np.array([1.0, 1.0, 0.0])))
         3.0
     """
-    total = _sum_over_replicas(ops.sum(weights))
+    total = total_over_batch(ops.sum(weights))
     return ops.divide_no_nan(ops.sum(values * weights), total)
 
 

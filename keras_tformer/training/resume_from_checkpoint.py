@@ -1,44 +1,66 @@
 """Training that goes on where it was killed."""
 
+import contextlib
 import json
-import os
+import math
 import pathlib
-import re
+import signal
 
 import keras
 
-_NAME = re.compile(r"epoch-(\d+)\.weights\.h5")
+from keras_tformer.training.checkpoint_files import (
+    checkpoint_files,
+    is_whole,
+    position,
+    write_checkpoint,
+)
+from keras_tformer.training.passed_batches import PassedBatches
+from keras_tformer.training.share_file import is_several_workers, share_file
 
 
 class ResumeFromCheckpoint(keras.callbacks.Callback):
-    """Saves the training state after epochs; the same `fit` later resumes there.
+    """Saves the training state after epochs and steps; the same `fit` resumes there.
 
-    Saved are weights, the optimizer's state with its step, the states of the random
-    number generators and the logs of each epoch. Each checkpoint is one file, written
-    under another name and then renamed, so that a killed process never leaves half of
-    one; a file that the disk lost is passed over for the one before. `fit` is called as
-    the first time, with the same `epochs`: epochs already trained are skipped, and with
-    all of them trained it only loads the last state.
+    Saved are weights (pruning masks and quantization ranges are among them), the
+    optimizer's state with the schedule's step, the states of the random number
+    generators and the logs of each epoch. Each checkpoint is one file with a digest,
+    written under another name and then renamed: a killed process never leaves half of
+    one, and one that the disk spoilt is passed over for the one before. `fit` is called
+    as the first time, with the same data and the same `epochs`: what was trained is
+    skipped, and with all of it trained, the last state is only loaded. On a CPU with
+    `tf.config.experimental.enable_op_determinism()` the weights in the end are those of
+    a run that was never killed, bit by bit.
 
-    What was trained since the last checkpoint is trained again: make epochs short
-    (`steps_per_epoch`) where they are long. A dataset starts again from its beginning;
-    to go on in it, skip the batches seen:
-    `dataset.skip(resume.finished_epochs * steps_per_epoch)`. Other callbacks (early
-    stopping, say) start anew. On several machines each worker needs a folder of its
-    own.
+    What was trained since the last checkpoint is trained again. On the TensorFlow
+    backend the data goes on at the right batch: those already trained on are read and
+    passed over. The dataset must give the same batches in the same order in each run
+    (seed what shuffles). On other backends only whole epochs are saved, and a dataset
+    starts again from its beginning. Metrics of an epoch that was resumed are those of
+    its rest; other callbacks (early stopping, say) start anew.
+
+    Under several workers all take part, and only the first writes and reads: its folder
+    may be on its own disk. Give each worker this callback, with any folder.
 
     `keras.callbacks.BackupAndRestore` writes weights and epoch number to two files, in
-    place, forgets the generators, and leaves its epoch number on the model.
+    place, forgets the generators, repeats the batches of the epoch begun, and leaves
+    its epoch number on the model.
 
     Args:
         folder: str or path. Made if it is missing; one folder for each `fit`.
         every_epochs: int > 0. Epochs from one checkpoint to the next; the last epoch of
             a `fit` is always saved.
         keep: int > 0. How many of the newest checkpoints stay on disk.
+        every_steps: int > 0, steps of an epoch from one checkpoint to the next within
+            it; None for ends of epochs only.
+        saves_on_sigterm: bool, whether SIGTERM, which schedulers send before they take
+            a machine away, saves after the step that is running and exits with status
+            143. Under several workers one that gets it is enough for all. Needs the
+            main thread and, off TensorFlow, waits for the epoch's end.
 
     Raises:
         ValueError: if a number is not positive; at `fit`, if the model is not built or
             the checkpoint is of another model.
+        OSError: in `fit`, if a checkpoint cannot be written; older ones stay.
 
     Example:
         >>> import tempfile
@@ -53,32 +75,40 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         2
     """
 
-    def __init__(self, folder, every_epochs=1, keep=2):
+    def __init__(
+        self, folder, every_epochs=1, keep=2, every_steps=None, saves_on_sigterm=False
+    ):
         super().__init__()
-        for name, number in (("every_epochs", every_epochs), ("keep", keep)):
+        numbers = {"every_epochs": every_epochs, "keep": keep}
+        if every_steps is not None:
+            numbers["every_steps"] = every_steps
+        for name, number in numbers.items():
             if number < 1:
                 raise ValueError(
                     f"Received {name}={number}. Expected an integer >= 1. "
                     f"Leave it out for the default."
                 )
+        if every_steps is not None and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"Received every_steps={every_steps} on the {keras.backend.backend()} "
+                "backend. Expected None: only the TensorFlow backend can go on within "
+                "an epoch. Make epochs short with `steps_per_epoch`."
+            )
         self.folder = pathlib.Path(folder)
         self.every_epochs = every_epochs
         self.keep = keep
+        self.every_steps = every_steps
+        self.saves_on_sigterm = saves_on_sigterm
         self.history = {}
 
     @property
     def finished_epochs(self):
         """Epochs in the newest checkpoint of the folder; 0 without one."""
-        return max((epoch for epoch, _ in self._checkpoints()), default=0)
-
-    def _checkpoints(self):
-        """Pairs (finished epochs, file), the newest first."""
-        if not self.folder.is_dir():
-            return []
-        matches = ((_NAME.fullmatch(file.name), file) for file in self.folder.iterdir())
-        return sorted(
-            ((int(match[1]), file) for match, file in matches if match), reverse=True
+        return max(
+            (epoch for (epoch, _), _ in checkpoint_files(self.folder)), default=0
         )
+
+    # === What Keras calls ===
 
     def on_train_begin(self, logs=None):
         if not self.model.built or self.model.optimizer is None:
@@ -89,34 +119,79 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         # `fit` reads this, and Keras never resets it.
         self.model._initial_epoch = None
         self.history = {}
-        self._saved_epoch = self._seen_epoch = 0
-        for epoch, file in self._checkpoints():
-            try:
-                self._load(file)
-            except OSError as error:
-                print(f"{file} cannot be read ({error}); trying the one before it")
-                continue
-            except (ValueError, KeyError) as error:
-                raise ValueError(
-                    f"{file} does not fit this model ({error}). Expected a checkpoint "
-                    "of the same model and optimizer. Give another folder, or remove "
-                    "this one to start anew."
-                ) from error
-            self.model._initial_epoch = epoch
-            self._saved_epoch = self._seen_epoch = epoch
+        self._train_function = None
+        self._is_terminated = False
+        self._epoch, self._step = self._saved = self._restore()
+        if self._epoch or self._step:
+            self.model._initial_epoch = self._epoch
+            if keras.backend.backend() == "tensorflow":
+                self._train_function = self.model.train_function
+                self.model.train_function = PassedBatches(
+                    self.model, self._epoch, self._step, self.params.get("steps")
+                )
+        self._resumed_step = self._step
+        if self.saves_on_sigterm:
+            self._old_handler = signal.signal(signal.SIGTERM, self._terminate)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = batch + 1
+        if keras.backend.backend() != "tensorflow" or step <= self._resumed_step:
             return
+        before, self._step = self._step, step
+        must_stop = self._must_stop()
+        is_due = self.every_steps is not None and (
+            step // self.every_steps > before // self.every_steps
+        )
+        if is_due or must_stop:
+            self._save()
+        if must_stop:
+            self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
-        self._seen_epoch = epoch + 1
-        if self._seen_epoch % self.every_epochs == 0:
+        self._epoch, self._step, self._resumed_step = epoch + 1, 0, 0
+        if self._train_function is not None:
+            self.model.train_function = self._train_function
+            self._train_function = None
+        must_stop = self._must_stop()
+        if self._epoch % self.every_epochs == 0 or must_stop:
             self._save()
+        if must_stop:
+            self._leave()
 
     def on_train_end(self, logs=None):
-        if self._seen_epoch > self._saved_epoch:
+        if (self._epoch, 0) > self._saved:
+            self._step = 0
             self._save()
+        if self.saves_on_sigterm:
+            signal.signal(signal.SIGTERM, self._old_handler)
         self.model._initial_epoch = None
+
+    # === The end that a scheduler asks for ===
+
+    def _terminate(self, number, frame):
+        self._is_terminated = True
+
+    def _leave(self):
+        signal.signal(signal.SIGTERM, self._old_handler)
+        self.model._initial_epoch = None
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def _must_stop(self):
+        """Whether this worker, or another one, has got SIGTERM."""
+        if not self.saves_on_sigterm:
+            return False
+        strategy = self._workers()
+        if strategy is None:
+            return self._is_terminated
+        import tensorflow as tf
+
+        mine = tf.constant(float(self._is_terminated))
+        values = strategy.experimental_distribute_values_from_function(lambda _: mine)
+        return float(strategy.reduce("SUM", values, axis=None)) > 0
+
+    # === State ===
 
     def _generator_states(self):
         """States of dropout and the like: variables, but no weights and no metrics."""
@@ -125,20 +200,53 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         return [v for v in self.model.variables if id(v) not in known]
 
     def _save(self):
-        import h5py
+        self._saved = self._epoch, self._step
+        workers = self._workers()
+        if workers is not None and not workers.extended.should_checkpoint:
+            return
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / "unfinished.weights.h5"
-        self.model.save_weights(unfinished, overwrite=True)
-        with h5py.File(unfinished, "a") as file:
-            group = file.create_group("resume")
-            group.attrs["history"] = json.dumps(self.history)
-            for index, state in enumerate(self._generator_states()):
-                group[str(index)] = keras.ops.convert_to_numpy(state)
-        os.replace(unfinished, self.folder / f"epoch-{self._seen_epoch:05d}.weights.h5")
-        self._saved_epoch = self._seen_epoch
-        for _, old in self._checkpoints()[self.keep :]:
+        def write(path):
+            import h5py
+
+            self.model.save_weights(path, overwrite=True)
+            with h5py.File(path, "a") as file:
+                group = file.create_group("resume")
+                group.attrs["history"] = json.dumps(self.history)
+                for index, state in enumerate(self._generator_states()):
+                    group[str(index)] = keras.ops.convert_to_numpy(state)
+
+        variables = self.model.variables + self.model.optimizer.variables
+        # Numbers, and what HDF5 writes about each variable and each group.
+        size = sum(16384 + 4 * math.prod(variable.shape) for variable in variables)
+        write_checkpoint(self.folder, self._epoch, self._step, size, write)
+        for _, old in checkpoint_files(self.folder)[self.keep :]:
             old.unlink()
+
+    def _restore(self):
+        """Loads the newest whole checkpoint; gives its epochs and steps."""
+        newest = None
+        for _, file in checkpoint_files(self.folder):
+            if is_whole(file):
+                newest = file
+                break
+            print(f"{file} is spoilt; trying the one before it")
+        workers = self._workers()
+        if workers is None:
+            shared = contextlib.nullcontext(newest)
+        else:
+            shared = share_file(workers, newest)
+        with shared as file:
+            if file is None:
+                return 0, 0
+            try:
+                self._load(file)
+            except (OSError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"{file} does not fit this model ({error}). Expected a checkpoint "
+                    "of the same model and optimizer. Give another folder, or remove "
+                    "this one to start anew."
+                ) from error
+            return position(file)
 
     def _load(self, path):
         import h5py
@@ -152,10 +260,15 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
                 for index, state in enumerate(self._generator_states()):
                     state.assign(file["resume"][str(index)][()])
 
+    def _workers(self):
+        """The strategy, if it spans several processes."""
+        if keras.backend.backend() != "tensorflow":
+            return None
+        strategy = self.model.distribute_strategy
+        return strategy if is_several_workers(strategy) else None
+
     def _scope(self):
         """Where variables may be made: on TensorFlow, the model's strategy's scope."""
         if keras.backend.backend() == "tensorflow":
             return self.model.distribute_strategy.scope()
-        import contextlib
-
         return contextlib.nullcontext()

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import keras
 import numpy as np
@@ -8,7 +9,13 @@ tf = pytest.importorskip("tensorflow", reason="tf.distribute needs TensorFlow")
 if keras.backend.backend() != "tensorflow":
     pytest.skip("tf.distribute needs the TensorFlow backend", allow_module_level=True)
 
-from keras_tformer.distribute import get_distribution, get_strategy  # noqa: E402
+from keras_tformer.distribute import (  # noqa: E402
+    get_distribution,
+    get_strategy,
+)
+
+# The package has the function under the name of its module.
+module = sys.modules["keras_tformer.distribute.get_strategy"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +38,9 @@ def two_gpus(monkeypatch):
 def record(monkeypatch, name):
     """Replaces a strategy class by one that only notes its arguments."""
     made = []
-    monkeypatch.setattr(tf.distribute, name, lambda *a: made.append(a) or "strategy")
+    monkeypatch.setattr(
+        tf.distribute, name, lambda *a, **k: made.append((a, k)) or "strategy"
+    )
     return made
 
 
@@ -51,7 +60,7 @@ def test_auto_with_several_gpus_is_mirrored(monkeypatch, capsys):
     two_gpus(monkeypatch)
     made = record(monkeypatch, "MirroredStrategy")
     assert get_strategy() == "strategy"
-    assert made == [(["GPU:0", "GPU:1"], None)]
+    assert made == [((["GPU:0", "GPU:1"], None), {})]
     assert capsys.readouterr().out == (
         "mirrored: 2 replicas on GPU:0, GPU:1, because 2 GPUs are visible\n"
     )
@@ -60,9 +69,12 @@ def test_auto_with_several_gpus_is_mirrored(monkeypatch, capsys):
 def test_auto_reads_tf_config_before_anything_else(monkeypatch, capsys):
     two_gpus(monkeypatch)
     monkeypatch.setenv("TF_CONFIG", cluster())
-    made = record(monkeypatch, "MultiWorkerMirroredStrategy")
-    assert get_strategy() == "strategy"
-    assert made == [()]
+    made, met = record(monkeypatch, "MultiWorkerMirroredStrategy"), []
+    monkeypatch.setattr(module, "meet_workers", lambda *a: met.append(a))
+    assert get_strategy(timeout_seconds=7) == "strategy"
+    assert met == [([f"localhost:{port}" for port in (1, 2, 3)], 1, 7)]
+    [(_, arguments)] = made
+    assert arguments["communication_options"].timeout_seconds == 7
     assert capsys.readouterr().out == (
         "multi_worker: worker 1 of 3, because TF_CONFIG names 3 workers\n"
     )
@@ -130,6 +142,7 @@ def test_impossible_requests_say_what_to_do(arguments, message):
         "[1, 2]",
         '{"cluster": {"worker": "localhost:1"}}',
         '{"cluster": {"worker": [1, 2]}}',
+        '{"cluster": {"worker": ["without-a-port"]}}',
         cluster(index=3),
         cluster(index="first"),
     ],

@@ -110,47 +110,182 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
         fit(other, ResumeFromCheckpoint(tmp_path))
 
 
+def batches(kind):
+    """Batches that differ from epoch to epoch, as `fit`'s own arguments."""
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(28, seed=5).batch(7)
+    if kind == "goes on over epochs":
+        return {"x": data.repeat(), "steps_per_epoch": 3}
+    if kind == "of unknown length":
+        return {"x": data.filter(lambda *_: True)}
+    return {"x": data}
+
+
+def fit_batches(model, kind, *callbacks):
+    model.fit(**batches(kind), epochs=5, verbose=0, callbacks=callbacks)
+    return model.get_weights()
+
+
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="resumes whole epochs only"
+)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [("shuffled", 4), ("goes on over epochs", 3), ("of unknown length", 4)],
+)
+@pytest.mark.slow
+def test_goes_on_at_the_right_batch(tmp_path, kind, steps):
+    expected = fit_batches(make_model(0.5), kind)
+    with pytest.raises(KeyboardInterrupt):
+        resume = ResumeFromCheckpoint(tmp_path, every_steps=2)
+        fit_batches(make_model(0.5), kind, resume, Stop(3, 2, interrupt))
+    assert (tmp_path / "epoch-00003-step-0000002.weights.h5").exists()
+    model = make_model(0.5)
+    resumed = fit_batches(model, kind, ResumeFromCheckpoint(tmp_path, every_steps=2))
+    assert_equal(resumed, expected)
+    assert int(model.optimizer.iterations) == 5 * steps
+
+
+@needs_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["prune", "quantize"])
+def test_state_of_compression_is_saved_within_an_epoch(tmp_path, change):
+    from keras_tformer import compress
+
+    def make():
+        model = make_model()
+        if change == "prune":
+            schedule = compress.ConstantSparsity(0.5, begin_step=6, frequency=3)
+            changed = compress.prune_low_magnitude(model, schedule)
+        else:
+            changed = compress.quantize_model(model)
+        changed.compile(adamw(0.05), model.loss, steps_per_execution=2)
+        return changed
+
+    expected = fit(make())
+    with pytest.raises(KeyboardInterrupt):
+        resume = ResumeFromCheckpoint(tmp_path, every_steps=2)
+        fit(make(), resume, Stop(2, 3, interrupt))
+    for ours, theirs in zip(
+        fit(make(), ResumeFromCheckpoint(tmp_path)), expected, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-7)
+
+
+def test_a_checkpoint_with_a_wrong_byte_is_passed_over(tmp_path, capsys):
+    fit(make_model(), ResumeFromCheckpoint(tmp_path), epochs=2)
+    newest = tmp_path / "epoch-00002.weights.h5"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    fit(make_model(), resume := ResumeFromCheckpoint(tmp_path), epochs=1)
+    assert "is spoilt; trying the one before it" in capsys.readouterr().out
+    assert len(resume.history["loss"]) == 1
+
+
+def test_a_full_disk_is_an_error_and_keeps_what_was_there(tmp_path):
+    import resource
+
+    fit(make_model(), ResumeFromCheckpoint(tmp_path), epochs=1)
+    (checkpoint,) = tmp_path.iterdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written.*epoch-00001"):
+            fit(make_model(), ResumeFromCheckpoint(tmp_path), epochs=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_sigterm_saves_and_exits(tmp_path):
+    expected = fit(make_model(0.5))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as exit:
+        fit(
+            make_model(0.5),
+            Stop(1, 2, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+            ResumeFromCheckpoint(tmp_path, saves_on_sigterm=True),
+        )
+    assert exit.value.code == 143
+    assert (tmp_path / "epoch-00001-step-0000003.weights.h5").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert_equal(fit(make_model(0.5), ResumeFromCheckpoint(tmp_path)), expected)
+
+
 @pytest.mark.slow
 def test_under_two_replicas(tmp_path, mirrored_strategy):
     def make():
         with mirrored_strategy.scope():
             return make_model(run_eagerly=False)
 
-    # Keras wants the first batch to divide evenly among the replicas.
+    # Without the repairs, the first batch must divide evenly among the replicas.
     expected = fit(make(), batch_size=4)
     with pytest.raises(KeyboardInterrupt):
         stop = Stop(3, 2, interrupt)
-        fit(make(), ResumeFromCheckpoint(tmp_path), stop, batch_size=4)
+        resume = ResumeFromCheckpoint(tmp_path, every_steps=2)
+        fit(make(), resume, stop, batch_size=4)
+    assert (tmp_path / "epoch-00003-step-0000002.weights.h5").exists()
     resumed = fit(make(), ResumeFromCheckpoint(tmp_path), batch_size=4)
     for ours, theirs in zip(resumed, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-7)
 
 
+SCRIPT = """
+import os, random, signal, sys
+import tensorflow as tf
+tf.config.experimental.enable_op_determinism()
+sys.path.insert(0, sys.argv[1])
+from test_resume_from_checkpoint import *
+model = make_model(0.5, run_eagerly=False)
+resume = ResumeFromCheckpoint(sys.argv[2], every_steps=2)
+if sys.argv[3] == "killed":
+    stop = random.randrange(20)
+    print("killed after step", stop, flush=True)
+    kill = Stop(*divmod(stop, 4), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    fit_batches(model, "shuffled", resume, kill)
+resumed = fit_batches(model, "shuffled", resume)
+expected = fit_batches(make_model(0.5, run_eagerly=False), "shuffled")
+assert_equal(resumed, expected)
+"""
+
+
+@needs_tensorflow
 @pytest.mark.slow
-def test_killed_process_ends_as_an_uninterrupted_one(tmp_path):
-    expected = fit(make_model(run_eagerly=False))
-    script = (
-        "import sys, os, signal; sys.path.insert(0, sys.argv[1])\n"
-        "from test_resume_from_checkpoint import *\n"
-        "kill = Stop(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
-        "fit(make_model(run_eagerly=False), ResumeFromCheckpoint(sys.argv[2]), kill)\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", script, str(pathlib.Path(__file__).parent), tmp_path],
-        timeout=300,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    resume = ResumeFromCheckpoint(tmp_path)
-    assert resume.finished_epochs == 3
-    for ours, theirs in zip(
-        fit(make_model(run_eagerly=False), resume), expected, strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=1e-7)
+def test_killed_at_any_step_ends_bit_by_bit_as_an_uninterrupted_one(tmp_path):
+    def run(how):
+        return subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                SCRIPT,
+                pathlib.Path(__file__).parent,
+                tmp_path,
+                how,
+            ],
+            timeout=300,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    killed = run("killed")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = run("resumed")
+    assert resumed.returncode == 0, killed.stdout + resumed.stderr
 
 
-@pytest.mark.parametrize("arguments", [{"every_epochs": 0}, {"keep": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"every_epochs": 0}, {"keep": 0}, {"every_steps": 0}]
+)
 def test_numbers_below_one_are_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match="Received .*=0. Expected"):
         ResumeFromCheckpoint(tmp_path, **arguments)
