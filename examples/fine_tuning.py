@@ -135,9 +135,8 @@ def fit(options, model, dataset, num_examples, arguments, monitor, **more):
     stop = kt.training.StopOnNaN(options.output)
     mode = "min" if monitor.endswith(("loss", "perplexity")) else "max"
     model.fit(
-        stop.watch(dataset.repeat().skip(resume.finished_epochs * steps)),
+        stop.watch(dataset.take(steps)),
         epochs=options.epochs,
-        steps_per_epoch=steps,
         shuffle=False,  # the datasets shuffle themselves
         verbose=0,
         **more

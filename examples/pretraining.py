@@ -123,17 +123,14 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
             continue
         resume = kt.training.ResumeFromCheckpoint(options.output / f"{name}_phase")
         epoch_steps = min(options.epoch_steps, steps)
-        chosen = {"masking": options.masking, "mask_share": options.mask_share}
+        settings = {
+            "masking": options.masking,
+            "mask_share": options.mask_share,
+            "seed": options.seed,
+        }
         train, held_out = (
-            make_dataset(part, tokenizer, length, batch_size, seed=options.seed, **more)
-            for part, more in zip(
-                documents,
-                (
-                    {**chosen, "first_step": resume.finished_epochs * epoch_steps},
-                    {**chosen, "num_epochs": 1},
-                ),
-                strict=True,
-            )
+            make_dataset(part, tokenizer, length, batch_size, num_epochs=n, **settings)
+            for part, n in zip(documents, (None, 1), strict=True)
         )
         stop = kt.training.StopOnNaN(options.output)
         progress = kt.training.RichProgress(

@@ -21,12 +21,13 @@ class StopOnNaN(keras.callbacks.Callback):
 
     `fit` ends with a `FloatingPointError`, so that no script goes on to save, export
     or score a model that is lost; `ResumeFromCheckpoint` has the last good state. With
-    `steps_per_execution` above 1, the step is the last of the group that went wrong.
+    `steps_per_execution` above 1, step and batch are the last of a group that went wrong.
 
     Args:
         folder: str or path. Made when there is something to write.
         remembered_batches: int > 0. How many of the last batches are kept in memory: as
-            many as may be read ahead of the step that uses them.
+            many as are read ahead of the step that uses them, by several replicas or
+            on JAX.
 
     Raises:
         ValueError: if `remembered_batches` is not positive.
@@ -97,11 +98,15 @@ class StopOnNaN(keras.callbacks.Callback):
                 tensors = [tf.identity(tensor) for tensor in tensors]
             return tf.nest.pack_sequence_as(batch, tensors)
 
-        return dataset.enumerate().map(
+        options = tf.data.Options()
+        # Or the batch remembered last would be one ahead of the batch trained on.
+        options.experimental_optimization.inject_prefetch = False
+        watched = dataset.enumerate().map(
             lambda number, *batch: remembered(
                 number, batch if len(batch) > 1 else batch[0]
             )
         )
+        return watched.with_options(options)
 
     @staticmethod
     def load_batch(file):
@@ -145,9 +150,19 @@ class StopOnNaN(keras.callbacks.Callback):
             "checkpoint."
         )
 
+    def _reads_ahead(self):
+        """Whether batches are fetched before the step that uses them."""
+        if keras.backend.backend() != "tensorflow":
+            return True
+        return self.model.distribute_strategy.num_replicas_in_sync > 1
+
     def _save(self):
-        number = self._steps_of_pass - 1
-        arrays = next((arrays for n, arrays in self._batches if n == number), None)
+        if not self._batches:
+            return
+        number, arrays = self._batches[-1]
+        if self._reads_ahead():
+            number = self._steps_of_pass - 1
+            arrays = next((arrays for n, arrays in self._batches if n == number), None)
         if arrays is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
