@@ -149,7 +149,7 @@ def trained(options, rung, parent, task):
     )
     resume = kt.training.ResumeFromCheckpoint(options.output / f"{slug(rung)}_state")
     model.fit(
-        task["train"].repeat().skip(resume.finished_epochs * steps),
+        task["train"].repeat(),
         epochs=EPOCHS,
         steps_per_epoch=steps,
         validation_data=task["dev"],

@@ -119,7 +119,7 @@ def trained(options, role, seed, model_and_data, dev_set):
     model.compile(kt.training.adamw(schedule), **arguments)
     resume = kt.training.ResumeFromCheckpoint(options.output / "checkpoints" / name)
     model.fit(
-        data.repeat().skip(resume.finished_epochs * steps),
+        data.repeat(),
         epochs=EPOCHS,
         steps_per_epoch=steps,
         validation_data=dev_set,

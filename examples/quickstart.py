@@ -357,7 +357,6 @@ def pretrain(options, splits, tokenizer):
         encoder.load_weights(file)
         return encoder
     resume = checkpoints(options, "pretraining")
-    steps = epoch_steps(options, "pretraining")
     arguments = (tokenizer, SEQUENCE_LENGTH, BATCH_SIZE)
     # Small models and short runs learn more from 40 % than from BERT's 15 % (Wettig et
     # al. 2023, "Should you mask 15% in masked language modeling?").
@@ -366,7 +365,6 @@ def pretrain(options, splits, tokenizer):
         splits["train"] + splits["unlabelled"],
         *arguments,
         seed=options.seed,
-        first_step=resume.finished_epochs * steps,
         **masking,
     )
     dev = kt.data.sentence_order_dataset(
@@ -398,8 +396,7 @@ def tune(options, name, build, train, dev):
         ),
     )
     resume = checkpoints(options, name)
-    seen = resume.finished_epochs * epoch_steps(options, name)
-    fit(options, model, name, train.repeat().skip(seen), dev, resume)
+    fit(options, model, name, train.repeat(), dev, resume)
     if name == "pruned":
         model = kt.compress.strip_pruning(model)
     model.compile()  # lets go of the optimizer, whose state would triple the file

@@ -21,7 +21,8 @@ class StopOnNaN(keras.callbacks.Callback):
 
     `fit` ends with a `FloatingPointError`, so that no script goes on to save, export
     or score a model that is lost; `ResumeFromCheckpoint` has the last good state. With
-    `steps_per_execution` above 1, step and batch are the last of a group that went wrong.
+    `steps_per_execution` above 1, step and batch are the last of the group that went
+    wrong.
 
     Args:
         folder: str or path. Made when there is something to write.

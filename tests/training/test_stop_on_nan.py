@@ -99,3 +99,28 @@ def test_a_good_run_is_left_alone(tmp_path):
     model().fit(dataset, epochs=2, verbose=0, callbacks=[stop])
     with pytest.raises(ValueError, match="remembered_batches=0"):
         kt.training.StopOnNaN(tmp_path, remembered_batches=0)
+
+
+def test_after_a_resume(tmp_path):
+    """Row 9 is the second step of the third epoch; the first two are passed over."""
+
+    def fit(bad_row, epochs):
+        stop = kt.training.StopOnNaN(tmp_path / "bad")
+        resume = kt.training.ResumeFromCheckpoint(tmp_path / "checkpoints")
+        callbacks = [resume, stop]
+        try:
+            model().fit(
+                stop.watch(poisoned_dataset(bad_row, repeats=2)),
+                epochs=epochs,
+                steps_per_epoch=4,
+                verbose=0,
+                callbacks=callbacks,
+            )
+        except FloatingPointError as error:
+            return stop, str(error)
+
+    assert fit(bad_row=-1, epochs=2) is None
+    stop, message = fit(bad_row=9, epochs=5)
+    assert "epoch 3, step 2" in message
+    inputs, _ = kt.training.StopOnNaN.load_batch(stop.saved_batch)
+    assert inputs["a"].tolist() == [[9.0]]
