@@ -12,7 +12,7 @@ of replicating. Each number of replicas has a process of its own (a process bear
     local     forward and backward, gradients left where they are
     reduced   the same, and gradients summed over the replicas
     whole     the same, and AdamW: a training step
-    uneven    a training step, the first replica with twice the rows of the others
+    uneven    a training step, the first replica with about twice the others' rows
 
 `reduced` less `local` is communication (here through memory), `uneven` beside `whole`
 is what waiting for the slowest replica costs. Ratios are medians over the turns, of
@@ -224,7 +224,7 @@ def work(arguments):
 
 
 def batch(arguments, strategy, first):
-    """The global batch; the first replica has `first` times the others' rows."""
+    """The global batch; the first replica has about `first` times the others'."""
     import numpy as np
 
     replicas = strategy.num_replicas_in_sync
