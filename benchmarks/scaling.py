@@ -12,10 +12,12 @@ of replicating. Each number of replicas has a process of its own (a process bear
     local     forward and backward, gradients left where they are
     reduced   the same, and gradients summed over the replicas
     whole     the same, and AdamW: a training step
-    uneven    a training step, the first replica with twice the rows of the others
+    uneven    a training step, the first replica with about twice the others' rows
 
 `reduced` less `local` is communication (here through memory), `uneven` beside `whole`
-is what waiting for the slowest replica costs. Ratios are medians over the turns.
+is what waiting for the slowest replica costs. Ratios are medians over the turns, of
+elapsed time and of the processor's time: the latter counts work, whatever else the
+machine does, and no waiting.
 
 The model: bytes that are all-reduced each step, counted from the trainable weights of
 every published size, and from them and the assumptions in `MACHINES` a time for a step.
@@ -23,6 +25,7 @@ Nothing of it is measured; it says which sizes wait for the network and which do
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -106,9 +109,10 @@ def overhead(arguments):
         f"tokens in all, {os.cpu_count()} cores; medians of {len(turns)} turns, in "
         f"units of the training step of {first} replica"
     )
-    print("| replicas | training step | of it communication | updates | uneven rows |")
-    print("| ---: | ---: | ---: | ---: | ---: |")
-    for replicas in arguments.replicas:
+    print("| time | replicas | training step | communication | updates | uneven rows |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    clocks = ("elapsed", "processor")
+    for clock, replicas in itertools.product(clocks, arguments.replicas):
         parts = {
             "whole": lambda t: t["whole"],
             "communication": lambda t: t["reduced"] - t["local"],
@@ -117,15 +121,13 @@ def overhead(arguments):
         }
         shares = {
             name: statistics.median(
-                part(times[replicas]) / times[first]["whole"] for times in turns
+                part(times[replicas][clock]) / times[first][clock]["whole"]
+                for times in turns
             )
             for name, part in parts.items()
         }
-        uneven = f"{shares['uneven']:.2f}" if replicas > 1 else ""
-        print(
-            f"| {replicas} | {shares['whole']:.2f} | {shares['communication']:.2f} "
-            f"| {shares['updates']:.2f} | {uneven} |"
-        )
+        cells = [clock, str(replicas), *(f"{share:.2f}" for share in shares.values())]
+        print("| " + " | ".join(cells) + " |")
 
 
 def answer(worker):
@@ -208,20 +210,21 @@ def work(arguments):
         runs[kind](*(uneven if kind == "uneven" else even))
     print(json.dumps("ready"), flush=True)
     for _ in sys.stdin:
-        times = {}
+        times = {"elapsed": {}, "processor": {}}
         for kind in KINDS:
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             for _ in range(arguments.repeats):
                 result = runs[kind](*(uneven if kind == "uneven" else even))
             if result:
                 result[0].numpy()
             optimizer.iterations.numpy()
-            times[kind] = time.perf_counter() - start
+            times["elapsed"][kind] = time.perf_counter() - start
+            times["processor"][kind] = time.process_time() - busy
         print(json.dumps(times), flush=True)
 
 
 def batch(arguments, strategy, first):
-    """The global batch; the first replica has `first` times the others' rows."""
+    """The global batch; the first replica has about `first` times the others'."""
     import numpy as np
 
     replicas = strategy.num_replicas_in_sync

@@ -25,10 +25,9 @@ LAYOUTS = {
 }
 
 
-def bert(vocabulary_size=VOCABULARY):
-    return kt.models.bert_encoder(
-        vocabulary_size=vocabulary_size, max_sequence_length=7, **SIZES, **NO_DROPOUT
-    )
+def bert(**changes):
+    sizes = {"vocabulary_size": VOCABULARY, **SIZES, **NO_DROPOUT, **changes}
+    return kt.models.bert_encoder(max_sequence_length=7, **sizes)
 
 
 def albert():
@@ -39,12 +38,10 @@ def albert():
 
 MODELS = {
     "bert_pretrainer": lambda: kt.models.bert_pretrainer(bert()),
-    # A vocabulary that 4 and 8 do not divide: the table is split by columns.
-    "masked_lm": lambda: kt.models.masked_lm(bert(vocabulary_size=37)),
+    # A vocabulary that 4 does not divide: the table is split by columns. Heads that 4
+    # does not divide: each is cut in two, which is slower and as right.
+    "masked_lm": lambda: kt.models.masked_lm(bert(vocabulary_size=37, num_heads=2)),
     "albert_pretrainer": lambda: kt.models.albert_pretrainer(albert(), dropout=0.0),
-    "token_classifier": lambda: kt.models.token_classifier(
-        bert(), num_classes=3, dropout=0.0
-    ),
     "transformer": lambda: kt.models.transformer(
         vocabulary_size=VOCABULARY, **SIZES, **NO_DROPOUT
     ),
@@ -80,8 +77,7 @@ def examples(task, model):
         for name in set(model.output) - {"masked_lm"}:
             y[name], weights[name] = integers(2), np.ones(count, "float32")
         return x, y, weights
-    end = 3 if task == "token_classifier" else 37
-    return x, integers(end, LENGTH), kept.astype("float32")
+    return x, integers(37, LENGTH), kept.astype("float32")
 
 
 def build(task):
@@ -144,8 +140,8 @@ def compare(folder):
                         model, arguments[1]
                     ).items()
                 }
-                if arguments and arguments[1]
-                else None,
+                if arguments and arguments[1] and task != "masked_lm"
+                else {},
             }
             if task == "bert_pretrainer" and name == "hybrid":
                 model.save(f"{folder}/sharded.keras")
@@ -160,15 +156,20 @@ def compare(folder):
 
 
 def train_masked_lm(folder, file, rank=0, workers=1):
+    from jax.experimental.multihost_utils import process_allgather
+
     losses = {}
     for name in ("data", "hybrid"):
         keras.distribution.set_distribution(layout(*LAYOUTS[name]))
         model = build("masked_lm")
         # Each process reads its own rows of every batch.
+        keras.distribution.distribution().auto_shard_dataset = False
         mine = np.arange(BATCH * STEPS) % BATCH * workers // BATCH == rank
         data = keras.tree.map_structure(lambda a: a[mine], examples("masked_lm", model))  # noqa: B023
         losses[name] = fit(model, *data, batch_size=BATCH // workers)
-        model.save(f"{folder}/{file}_{name}.keras")
+        # A weight whose parts lie in other processes' devices is whole in none of them.
+        whole = [process_allgather(w.value, tiled=True) for w in model.weights]
+        np.savez(f"{folder}/{file}_{name}.npz", *whole)
     return losses
 
 
@@ -189,7 +190,7 @@ def refuse():
 
         return told(run)
 
-    def short_batch(task="token_classifier"):
+    def short_batch(task="causal_lm"):
         model = build(task)
         fit(model, *examples(task, model), batch_size=7)
 
@@ -199,8 +200,8 @@ def refuse():
 
     def late(name):
         keras.distribution.set_distribution(None)
-        model = build("token_classifier")
-        return under(name, lambda: fit(model, *examples("token_classifier", model)))
+        model = build("causal_lm")
+        return under(name, lambda: fit(model, *examples("causal_lm", model)))
 
     return {
         "devices": told(lambda: layout("model_parallel", 3)),

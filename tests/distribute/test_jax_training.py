@@ -36,6 +36,7 @@ HYBRID_SHARDS = {
     "masked_lm": {
         "token_embedding/embeddings": [37, 4],
         "masked_lm_head/bias/bias": [37],
+        "encoder_layer_0/self_attention/query/kernel": [16, 4],
     },
     "albert_pretrainer": {
         "token_embedding/embeddings": [10, 8],
@@ -47,7 +48,6 @@ HYBRID_SHARDS = {
         "decoder_layer_0/feed_forward/output/kernel": [6, 16],
     },
     "causal_lm": {"decoder_layer_0/self_attention/key/bias": [4]},
-    "token_classifier": {"classifier/kernel": [16, 3]},
 }
 
 
@@ -68,7 +68,7 @@ def start(*arguments, devices=8):
 
 def finish(process):
     try:
-        output, errors = process.communicate(timeout=600)
+        output, errors = process.communicate(timeout=840)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -88,7 +88,7 @@ def report(folder):
 @pytest.mark.slow
 def test_data_model_and_hybrid_parallel_end_where_one_device_ends(report):
     runs = {name: run for name, run in report.items() if name != "reloaded"}
-    assert len(runs) == 4 + 5 * 2
+    assert len(runs) == 4 + 4 * 2
     for name, run in runs.items():
         assert run["difference"] <= 1e-5, name
         assert run["loss_difference"] <= 1e-5, name
@@ -139,13 +139,14 @@ def test_two_processes_end_where_one_ends(tmp_path):
         assert together[0][name] == pytest.approx(loss, abs=1e-5)
         assert together[1][name] == pytest.approx(loss, abs=1e-5)
         expected, *results = (
-            keras.saving.load_model(tmp_path / f"{who}_{name}.keras", compile=False)
+            np.load(tmp_path / f"{who}_{name}.npz")
             for who in ("alone", "worker_0", "worker_1")
         )
+        assert len(expected.files) > 20
         for result in results:
-            for a, b in zip(result.weights, expected.weights, strict=True):
-                a, b = map(keras.ops.convert_to_numpy, (a, b))
-                np.testing.assert_allclose(a, b, atol=1e-5)
+            assert result.files == expected.files
+            for key in expected.files:
+                np.testing.assert_allclose(result[key], expected[key], atol=1e-5)
 
 
 @pytest.mark.slow
