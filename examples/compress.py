@@ -21,6 +21,7 @@ import gzip
 import json
 import os
 import pathlib
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -257,6 +258,7 @@ def quantized_by_keras(options, mode, task):
     if result.exists():
         return json.loads(result.read_text())
     model = keras.models.load_model(options.output / "dense.keras", compile=False)
+    warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
     if mode in ("int8", "int4"):
         model.quantize(mode)
     else:

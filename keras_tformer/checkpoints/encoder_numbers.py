@@ -99,6 +99,10 @@ def require_plain(model, what):
     embedding_dim = layers["token_embedding"].embedding_dim
     if family == "bert" and embedding_dim != numbers["hidden_dim"]:
         wrong.append(f"embedding_dim={embedding_dim}")
+    blocks = [x for x in model.layers if type(x).__name__ == "TransformerEncoder"]
+    width = numbers["hidden_dim"] // numbers["num_heads"]
+    if blocks[0].key_dim not in (None, width):  # it has lost heads
+        wrong.append(f"key_dim={blocks[0].key_dim}")
     if "pooler" in layers and layers["pooler"].get_config()["activation"] != "tanh":
         wrong.append("another activation in its pooler")
     if "pre_classifier" in layers:

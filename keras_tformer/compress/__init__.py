@@ -18,13 +18,11 @@ from keras_tformer.compress.prune import (
 )
 from keras_tformer.compress.prune_structure import prune_structure
 from keras_tformer.compress.pruning_summaries import PruningSummaries
+from keras_tformer.compress.quantization_rules import quantization_rule
 from keras_tformer.compress.quantize import quantize_model, strip_quantization
 from keras_tformer.compress.sparsity import sparsity
 from keras_tformer.compress.structure_importance import structure_importance
-from keras_tformer.compress.weight_quantizer import (
-    WeightQuantizer,
-    quantization_rule,
-)
+from keras_tformer.compress.weight_quantizer import WeightQuantizer
 
 __all__ = [
     "ActivationQuantizer",

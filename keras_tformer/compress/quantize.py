@@ -9,9 +9,10 @@ from keras_tformer.compress.fold_batch_normalization import fold_batch_normaliza
 from keras_tformer.compress.movement_pruning import PRUNING
 from keras_tformer.compress.prunable_weights import choose_layers, layer_paths
 from keras_tformer.compress.prune import strategy_scope
+from keras_tformer.compress.quantization_rules import quantizable_weights
 from keras_tformer.compress.quantized_graph import QuantizedGraph
 from keras_tformer.compress.weight_clustering import WeightClustering
-from keras_tformer.compress.weight_quantizer import WeightQuantizer, quantizable_weights
+from keras_tformer.compress.weight_quantizer import WeightQuantizer
 
 
 def quantize_model(

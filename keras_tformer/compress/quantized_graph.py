@@ -6,12 +6,10 @@ from keras import ops
 
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
 from keras_tformer.compress.cluster_centroids import shared_values
+from keras_tformer.compress.graph_masks import is_float, is_mask, mask_range, producer
+from keras_tformer.compress.quantization_rules import check_known, quantizable_weights
 from keras_tformer.compress.weight_clustering import WeightClustering
-from keras_tformer.compress.weight_quantizer import (
-    WeightQuantizer,
-    check_known,
-    quantizable_weights,
-)
+from keras_tformer.compress.weight_quantizer import WeightQuantizer
 
 # What passes its input on: the same int8 numbers come out as went in.
 _PASSES_ON = {
@@ -140,7 +138,7 @@ class QuantizedGraph:
         if self._is_skipped(layer) or not (is_weighted or kind in _QUANTIZED):
             return layer(*args, **kwargs)
         tensors = _tensors(args, kwargs)
-        if all(_is_mask(x) for x in tensors) and not is_weighted:
+        if all(is_mask(x) for x in tensors) and not is_weighted:
             return layer(*args, **kwargs)  # arithmetic on a padding mask
         if kind == "Softmax":
             return self._softmax(layer, *args, **kwargs)
@@ -186,14 +184,14 @@ class QuantizedGraph:
 
     def _quantized_operand(self, tensor, name, kind):
         """Returns an operand as int8 numbers, with a quantizer if it has none."""
-        if not isinstance(tensor, keras.KerasTensor) or not _is_float(tensor):
+        if not isinstance(tensor, keras.KerasTensor) or not is_float(tensor):
             return tensor
         if _quantizer_of(tensor) is not None or _is_lookup_output(tensor):
             return tensor
         if id(tensor) not in self.quantized_tensors:
             fixed_range = None
-            if _is_mask(tensor):
-                if not (fixed_range := _mask_range(tensor)):
+            if is_mask(tensor):
+                if not (fixed_range := mask_range(tensor)):
                     return tensor
                 if kind == "Add":
                     fixed_range = (max(fixed_range[0], -_SOFTMAX_DEPTH), fixed_range[1])
@@ -202,7 +200,7 @@ class QuantizedGraph:
         return self.quantized_tensors[id(tensor)][1]
 
     def _quantize(self, tensor, name, fixed_range=None, has_mask=False):
-        if not isinstance(tensor, keras.KerasTensor) or not _is_float(tensor):
+        if not isinstance(tensor, keras.KerasTensor) or not is_float(tensor):
             return tensor
         if not self.has_activations:
             return tensor
@@ -238,10 +236,6 @@ def _tensors(args, kwargs):
     ]
 
 
-def _is_float(tensor):
-    return "float" in keras.backend.standardize_dtype(tensor.dtype)
-
-
 def _activation_name(layer):
     if isinstance(layer, keras.layers.Activation):
         return getattr(layer.activation, "__name__", None)
@@ -253,18 +247,12 @@ def _is_lookup(layer, kwargs):
     return own[0].name.endswith("embeddings") and not kwargs.get("reverse")
 
 
-def _producer(tensor):
-    """Returns the operation that made a tensor, and its call's arguments."""
-    operation, node_index, _ = tensor._keras_history
-    return operation, operation._inbound_nodes[node_index].arguments
-
-
 def _behind_passing(tensor):
     """Follows a tensor back to what made its numbers."""
-    operation, arguments = _producer(tensor)
+    operation, arguments = producer(tensor)
     while type(operation).__name__ in _PASSES_ON and arguments.keras_tensors:
         tensor = arguments.keras_tensors[0]
-        operation, arguments = _producer(tensor)
+        operation, arguments = producer(tensor)
     return operation, arguments
 
 
@@ -293,42 +281,3 @@ def _hides_positions(tensor):
         and quantizer.fixed_range is not None
         and quantizer.fixed_range[0] <= -_SOFTMAX_DEPTH / 3
     )
-
-
-def _is_mask(tensor):
-    """Whether a tensor depends on integer inputs only, not on any weight."""
-    tensors, seen = [tensor], set()
-    while tensors:
-        tensor = tensors.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        operation, arguments = _producer(tensor)
-        if isinstance(operation, keras.layers.Layer) and operation.weights:
-            return False
-        if isinstance(operation, keras.layers.InputLayer) and _is_float(tensor):
-            return False
-        tensors += arguments.keras_tensors
-    return True
-
-
-def _mask_range(tensor):
-    """The values that a mask takes when all integers are 0, and when all are 1."""
-    inputs, tensors, seen = [], [tensor], set()
-    while tensors:
-        current = tensors.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        operation, arguments = _producer(current)
-        if isinstance(operation, keras.layers.InputLayer):
-            inputs.append(current)
-        tensors += arguments.keras_tensors
-    function = keras.Function(inputs, tensor)
-    values = []
-    for fill in (0, 1):
-        arrays = [np.full([d or 2 for d in x.shape], fill, x.dtype) for x in inputs]
-        values.append(np.asarray(function(arrays)))
-    smallest, largest = min(v.min() for v in values), max(v.max() for v in values)
-    smallest, largest = min(float(smallest), 0.0), max(float(largest), 0.0)
-    return (smallest, largest) if smallest < largest else None

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_tformer.compress.quantization_rules import quantizable_weights
+from keras_tformer.compress.round_channels import round_channels
 from keras_tformer.compress.weight_clustering import (
     WeightClustering,
     clustering_variable,
@@ -206,116 +208,8 @@ class WeightQuantizer(keras.layers.Layer):
         return weight.shape[-1]
 
 
-def round_channels(value, largest, num_bits):
-    """Rounds each column of a matrix to whole multiples of a scale of its own.
-
-    The numbers of `tf.quantization.fake_quant_with_min_max_vars_per_channel` from
-    -largest to largest with `narrow_range`, and its gradients with respect to the
-    matrix: to the last bit, but where a compiled graph rearranges the arithmetic. On a
-    CPU TensorFlow's operation walks through memory column by column, and takes many
-    times as long as the products that the kernel is for, above all backwards.
-
-    Args:
-        value: float `(rows, columns)` tensor.
-        largest: positive float tensor `(columns,)`.
-        num_bits: int.
-
-    Example:
-
-    >>> value = keras.ops.array([[1.27, -3.0], [0.503, 0.011]])
-    >>> rounded = round_channels(value, keras.ops.array([1.27, 2.54]), 8)
-    >>> [[round(float(x), 4) for x in row] for row in rounded]
-    [[1.27, -2.54], [0.5, 0.02]]
-    """
-    num_steps = 2 ** (num_bits - 1) - 1  # on either side of zero
-    scale = (largest + largest) / (2.0 * num_steps)
-    inverse = 1.0 / scale
-    edge = num_steps * scale
-
-    @ops.custom_gradient
-    def rounded(x):
-        shifted = ops.clip(x, -edge, edge) + edge
-        steps = ops.floor(shifted * inverse - num_steps + 0.5)
-
-        def gradient(*arguments, upstream=None):
-            upstream = arguments[0] if upstream is None else upstream
-            is_inside = ops.less_equal(ops.abs(x), edge)
-            return upstream * ops.cast(is_inside, upstream.dtype)
-
-        return steps * scale, gradient
-
-    return rounded(value)
-
-
 def _round_for_converters(value, largest, num_bits):
     """The same by the operation that converters to int8 know."""
     return keras.quantizers.fake_quant_with_min_max_vars(
         value, -largest, largest, num_bits, narrow_range=True, axis=1
     )
-
-
-def quantizable_weights(layer):
-    """Returns the kernels and embedding tables that a layer itself holds."""
-    for layer_type, weights in _RULES.items():
-        if isinstance(layer, layer_type):
-            return list(weights(layer))
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
-    return [
-        weight
-        for weight in own
-        if len(weight.shape) > 1
-        and weight.name.endswith(("kernel", "embeddings"))
-        and "Normalization" not in type(layer).__name__
-    ]
-
-
-_RULES = {}  # {layer type: function(layer) -> weights}
-
-
-def quantization_rule(layer_type, weights):
-    """Says which weights of a layer type `quantize_model` rounds.
-
-    Without a rule these are the weights named `kernel` and `embeddings`, and a layer
-    that holds its matrices under other names is refused. Of a weight whose name has
-    "kernel" in it each output channel (last axis) has a scale, of others the whole
-    weight. A saved model needs the rule again before it is loaded.
-
-    Args:
-        layer_type: a subclass of `keras.layers.Layer`.
-        weights: function(layer) -> list of the layer's own weights; an empty list
-            leaves the layer in float.
-
-    Example:
-
-    >>> import keras
-    >>> class Scale(keras.layers.Layer):
-    ...     def build(self, shape):
-    ...         self.factors = self.add_weight(name="factors", shape=shape[1:])
-    ...     def call(self, x):
-    ...         return x * self.factors
-    >>> quantization_rule(Scale, lambda layer: [layer.factors])
-    """
-    if not (isinstance(layer_type, type) and issubclass(layer_type, keras.Layer)):
-        raise ValueError(f"Expected a type of layers, received {layer_type!r}.")
-    if not callable(weights):
-        raise ValueError(
-            f"Expected a function(layer) -> list of weights, received {weights!r}."
-        )
-    _RULES[layer_type] = weights
-
-
-def check_known(layer):
-    """Raises ValueError if a leaf holds matrices that no rule speaks of."""
-    if any(isinstance(layer, layer_type) for layer_type in _RULES):
-        return
-    kind = type(layer).__name__
-    matrices = [w.path for w in layer.trainable_weights if len(w.shape) > 1]
-    known = quantizable_weights(layer) or "Normalization" in kind or kind == "PReLU"
-    if matrices and not known:
-        raise ValueError(
-            f"Layer '{layer.name}' ({kind}) holds {', '.join(matrices)}, and how to "
-            "quantize that is not known. Say so with one function, "
-            f"kt.compress.quantization_rule({kind}, lambda layer: [the weights to "
-            "round]), where an empty list leaves it in float; or leave this layer in "
-            f"float: skip=['{layer.name}']."
-        )

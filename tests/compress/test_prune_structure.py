@@ -297,7 +297,7 @@ def test_dropped_layers():
     assert "decoder_layer_0" in names and "decoder_layer_1" not in names
 
 
-def test_refusals():
+def test_refusals(tmp_path):
     model = encoder("bert")
     importance = random_importance(model)
     with pytest.raises(ValueError, match="num_heads, intermediate_dim or both"):
@@ -310,6 +310,10 @@ def test_refusals():
         )
     with pytest.raises(ValueError, match="with 11 numbers; received none"):
         prune_structure(model, {}, intermediate_dim=2)
+    fewer_heads = prune_structure(model, importance, num_heads=2)
+    for save in (kt.checkpoints.save_huggingface, kt.checkpoints.save_tf_checkpoint):
+        with pytest.raises(ValueError, match=f"key_dim={KEY_DIM}"):
+            save(fewer_heads, tmp_path / "folder")
     with pytest.raises(ValueError, match="none among its layers"):
         prune_structure(quantize_model(model, LENGTH), importance, 2)
     with pytest.raises(ValueError, match="Compile it as for its training"):

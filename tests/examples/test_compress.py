@@ -18,7 +18,8 @@ pytest.importorskip("tensorflow_model_optimization", reason="needs [compress]")
 
 
 @pytest.fixture
-def compress():
+def compress(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
     specification = importlib.util.spec_from_file_location(
         "compress_example", EXAMPLES / "compress.py"
     )
@@ -50,6 +51,7 @@ def write(folder, part, rows, task):
 def run(compress, monkeypatch, folder, task, rungs):
     """Runs the script with some of its rungs; returns the rows of its table."""
     monkeypatch.setattr(compress, "RUNGS", {x: compress.RUNGS[x] for x in rungs})
+    monkeypatch.setattr(compress, "KERAS_MODES", ("int8", "gptq")[: len(rungs) // 2])
     arguments = ["--task", task, "--data", folder, "--output", folder / "output"]
     arguments += ["--size", "tiny", "--steps", 12, "--sequence-length", 12]
     arguments += ["--vocabulary-size", 90]
@@ -66,7 +68,8 @@ def test_a_run_and_the_same_run_again(compress, monkeypatch, tmp_path, capsys):
     rows = run(compress, monkeypatch, tmp_path, "sst2", rungs)
     assert "structured" in capsys.readouterr().out
     by_name = {(row["rung"], row["kind"]): row for row in rows}
-    assert len(by_name) == 4 * 2 + 1
+    assert len(by_name) == 4 * 2 + 1 + 2
+    assert by_name["dense", "Keras gptq"]["gzip_bytes"] > 1000
     assert (tmp_path / "output" / "results.png").stat().st_size > 10_000
     dense = by_name["dense", "float32"]
     assert 0 < by_name["structured", "float32"]["macs"] < 0.8 * dense["macs"]
