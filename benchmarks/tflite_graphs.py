@@ -28,7 +28,7 @@ import keras_tformer as kt
 from keras_tformer.export.conversion import convert
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.reporting import count_partitions
-from keras_tformer.export.tracing import _plain_gather, input_specs, serving_function
+from keras_tformer.export.tracing import input_specs, plain_gather, serving_function
 
 LENGTH = 128
 VOCABULARY = {"bert": 30522, "albert": 30000}
@@ -166,7 +166,7 @@ def looped(encoder, specs):
         _, x = tf.while_loop(lambda index, _: index < calls, call, (0, x))
         return {"sequence_output": x, "pooled_output": layers["pooler"](x)}
 
-    with _plain_gather():
+    with plain_gather():
         return serve.get_concrete_function(**specs)
 
 
