@@ -19,7 +19,13 @@ from keras_tformer.export.tracing import (
 
 
 def to_saved_model(
-    model, folder, tokenizer=None, sequence_length=None, class_names=None
+    model,
+    folder,
+    tokenizer=None,
+    sequence_length=None,
+    class_names=None,
+    batch_size=None,
+    signatures=None,
 ):
     """Write a model as a SavedModel that plain TensorFlow loads and serves.
 
@@ -48,6 +54,8 @@ def to_saved_model(
         tokenizer: a tokenizer of `keras_tformer.text`.
         sequence_length: fixed length T of the ids; None leaves the length free.
         class_names: list of C strings, the names of the classes.
+        batch_size: fixed number B of rows; None leaves the batch free.
+        signatures: names of the signatures to write, None for all that apply.
 
     Returns:
         A dict: `folder`, `signatures` (`{name: {"inputs", "outputs"}}`),
@@ -55,8 +63,8 @@ def to_saved_model(
 
     Raises:
         ValueError: the model is not built or takes strings, the length exceeds the
-            model's positions, the class names do not fit, or the folder cannot be
-            written.
+            model's positions, the class names do not fit, a signature does not apply,
+            or the folder cannot be written.
 
     Example:
         >>> import keras, tempfile
@@ -73,13 +81,15 @@ def to_saved_model(
 
     check_exportable(model)
     check_sequence_length(model, sequence_length)
-    specs = input_specs(model, sequence_length=sequence_length)
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"Received batch_size={batch_size!r}, expected 1 or more.")
+    specs = input_specs(model, batch_size, sequence_length)
     functions = {"serving_default": serving_function(model, specs)}
     check_class_names(functions["serving_default"], class_names)
     module = tf.Module()
     if tokenizer is not None:
         functions.update(
-            _text_functions(model, tokenizer, sequence_length, class_names)
+            _text_functions(model, tokenizer, batch_size, sequence_length, class_names)
         )
         # Lookup tables and other resources must belong to the module.
         module.tokenizer = [
@@ -87,6 +97,7 @@ def to_saved_model(
             for value in vars(tokenizer).values()
             if isinstance(value, (tf.Module, tf.__internal__.tracking.Trackable))
         ]
+    functions = _chosen(functions, signatures)
     module.model_variables = model_variables(model, functions.values())
     with replaced_folder(folder) as temporary:
         tf.saved_model.save(module, temporary, signatures=functions)
@@ -112,6 +123,18 @@ def to_saved_model(
     }
 
 
+def _chosen(functions, signatures):
+    if signatures is None:
+        return functions
+    unknown = sorted(set(signatures) - set(functions))
+    if unknown or not signatures:
+        raise ValueError(
+            f"Received signatures={list(signatures)}, expected names among "
+            f"{list(functions)} (serve_text and serve_text_pair need a tokenizer)."
+        )
+    return {name: functions[name] for name in signatures}
+
+
 def check_class_names(function, class_names):
     """Refuse names that do not fit the one output of a serving function."""
     if class_names is None:
@@ -133,7 +156,7 @@ def vocabulary_name(tokenizer):
     return "vocab.txt" if word_pieces else "sentencepiece.model"
 
 
-def _text_functions(model, tokenizer, sequence_length, class_names):
+def _text_functions(model, tokenizer, batch_size, sequence_length, class_names):
     import tensorflow as tf
 
     from keras_tformer.text import pack
@@ -178,7 +201,7 @@ def _text_functions(model, tokenizer, sequence_length, class_names):
             return outputs
         return {**outputs, **_class_outputs(outputs, class_names)}
 
-    spec = tf.TensorSpec((None,), tf.string)
+    spec = tf.TensorSpec((batch_size,), tf.string)
 
     @tf.function(autograph=False)
     def serve_text(texts):

@@ -153,12 +153,12 @@ def serving_function(model, specs, with_plain_gather=False):
         outputs = call_flat(model, inputs)
         return {name: as_float32(value, name) for name, value in outputs.items()}
 
-    with _plain_gather() if with_plain_gather else contextlib.nullcontext():
+    with plain_gather() if with_plain_gather else contextlib.nullcontext():
         return serve.get_concrete_function(**specs)
 
 
 @contextlib.contextmanager
-def _plain_gather():
+def plain_gather():
     """Make `keras.ops.take` a bare GATHER while a graph is traced.
 
     Keras wraps negative indices around: LESS, ADD and SELECT on int32 before every

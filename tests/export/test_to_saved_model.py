@@ -44,6 +44,32 @@ def test_ids_signature_equals_model_at_any_batch_and_length(
         np.testing.assert_allclose(outputs["output"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_fixed_shapes_and_chosen_signatures(classifier, examples, tmp_path):
+    text = pytest.importorskip("keras_tformer.text", reason="needs the text room")
+    pytest.importorskip("tensorflow_text", reason="needs tensorflow-text")
+    tokenizer = text.WordPieceTokenizer(PIECES)
+    folder = tmp_path / "model"
+    sizes = {"sequence_length": 13, "batch_size": 5}
+    names = ["serving_default", "serve_text"]
+    report = export.to_saved_model(
+        classifier, folder, tokenizer, signatures=names, **sizes
+    )
+    assert list(report["signatures"]) == names
+    inputs = [report["signatures"][name]["inputs"] for name in names]
+    assert {tuple(spec["shape"]) for spec in inputs[0].values()} == {(5, 13)}
+    assert inputs[1]["texts"]["shape"] == [5]
+    data = {name: ids[:5] for name, ids in examples.items()}
+    outputs = export.predict(folder, data)["output"]
+    expected = classifier.predict(data, verbose=0)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    for wrong in (["serve_text"], []):
+        with pytest.raises(ValueError, match="expected names among"):
+            export.to_saved_model(classifier, folder, signatures=wrong)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        export.to_saved_model(classifier, folder, batch_size=0)
+
+
 def test_every_weight_is_stored_once(saved_model, classifier):
     expected = 4 * classifier.count_params()
     # The file has a header of some bytes for each of the variables.

@@ -371,7 +371,7 @@ def test_converting_leaves_keras_as_it_was(tflite_file):
 
 @pytest.mark.slow
 def test_keras_still_needs_the_plain_gather():
-    """When this fails, `_plain_gather` in tracing.py can go."""
+    """When this fails, `plain_gather` in tracing.py can go."""
     import tensorflow as tf
 
     spec = tf.TensorSpec((3,), tf.int32)
