@@ -6,7 +6,8 @@ class PassedBatches:
 
     Keras counts them as steps, so that the epoch ends where it did. A dataset that is
     read anew each epoch is put where its last run began the epoch: its iterator is
-    made once for each epoch before, because a shuffle changes its order by that. With
+    made as often as in the epochs before, because a shuffle changes its order by that
+    (leave `steps_per_epoch` out for a dataset that ends with the epoch). With
     `steps_per_epoch` and a dataset that goes on over epochs (`.repeat()`), the epochs
     before are read as well.
 
@@ -51,7 +52,9 @@ class PassedBatches:
             for _ in range(self.epochs * self.steps_per_epoch):
                 next(iterator)
             return iterator
-        for _ in range(self.epochs):
+        # Keras makes two iterators an epoch, of which it leaves one, where it knows the
+        # length before it has read it.
+        for _ in range(self.epochs * (2 if length > 0 else 1)):
             if is_divided:
                 for part in iterator._iterators:
                     part._make_iterator()
