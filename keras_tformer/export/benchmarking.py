@@ -13,6 +13,7 @@ from keras_tformer.export.reporting import draw_report, report, show_report
 _OWN_PROCESS = """
 import re
 import sys
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 def anonymous():
     with open("/proc/self/status") as status:
@@ -23,6 +24,8 @@ interpreter = Interpreter(
     model_path=sys.argv[1], experimental_op_resolver_type=kinds[int(sys.argv[2])]
 )
 interpreter.allocate_tensors()
+for detail in interpreter.get_input_details():
+    interpreter.set_tensor(detail["index"], np.ones(detail["shape"], detail["dtype"]))
 interpreter.invoke()
 print(anonymous() - before)
 """

@@ -82,7 +82,7 @@ def to_tflite(
         file: path to write; an older file is replaced.
         sequence_length: T, the length of every input; or a tuple of lengths: one
             signature each, on the same weights. The longest is `serving_default`, the
-            others are `serving_<length>`: an app calls the shortest that fits.
+            others are `shorter_<length>`: an app calls the shortest that fits.
         batch_size: B, rows a call.
         quantization: None (float32), `"float16"` (weights in half precision),
             `"dynamic_range"` (weights int8, activations float), `"int8"` (weights and
@@ -189,7 +189,8 @@ def _functions(model, lengths, batch_size):
     functions, shapes = {}, {}
     for length in lengths:
         check_sequence_length(model, length)
-        name = f"serving_{length}" if functions else "serving_default"
+        # The converter sorts them: the first is what runs without a signature's name.
+        name = f"shorter_{length}" if functions else "serving_default"
         specs = input_specs(model, batch_size, length)
         shapes[name] = {key: tuple(spec.shape) for key, spec in specs.items()}
         check_fixed(shapes[name])

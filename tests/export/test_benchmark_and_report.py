@@ -7,6 +7,7 @@ import pytest
 
 from keras_tformer import export
 from keras_tformer.export.__main__ import main
+from keras_tformer.export.prediction import make_interpreter
 
 # B 1, T 13, D 34, F 37, C 3, one layer; counted by hand.
 TOKEN = 13 * (4 * 34 * 34 + 2 * 34 * 37)
@@ -106,10 +107,16 @@ def test_operators_are_those_of_one_signature(classifier, tflite_file, tmp_path)
     file = tmp_path / "model.tflite"
     both = export.to_tflite(classifier, file, sequence_length=(13, 7))
     alone = export.report(tflite_file, show=False)
-    assert both["signatures"] == ["serving_7", "serving_default"]
+    assert both["signatures"] == ["serving_default", "shorter_7"]
     assert both["macs"] == alone["macs"]
     assert both["operators"] == alone["operators"]
     assert both["inputs"] == alone["inputs"]
+    # What runs without a signature's name, and is timed, is the same one.
+    (shape,) = {
+        tuple(detail["shape"])
+        for detail in make_interpreter(str(file))[0].get_input_details()
+    }
+    assert shape == (1, 13)
 
 
 def test_errors(tmp_path, tflite_file):

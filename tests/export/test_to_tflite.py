@@ -469,14 +469,14 @@ def test_several_lengths_share_the_weights(
     report = export.to_tflite(classifier, file, sequence_length=(5, 13, 7), **arguments)
     assert list(report["verifications"]) == [
         "serving_default",
-        "serving_7",
-        "serving_5",
+        "shorter_7",
+        "shorter_5",
     ]
     weights = [sum(result["weight_bytes"].values()) for result in (alone, report)]
     # The rows of the position table that a length needs are its own.
     assert weights[1] - weights[0] <= 4 * 34 * (7 + 5) + 200
     short = {name: ids[:, :5] for name, ids in examples.items()}
-    outputs = export.predict(file, short, signature="serving_5")["output"]
+    outputs = export.predict(file, short, signature="shorter_5")["output"]
     expected = classifier.predict(short, verbose=0)
     limit = 1e-5 if quantization is None else 0.1
     assert np.abs(outputs - expected).mean() < limit * expected.std()
