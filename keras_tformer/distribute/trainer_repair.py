@@ -110,46 +110,22 @@ def _make_function(original):
                 outputs,
             )
 
-        def more_steps(iterator, outputs):
-            def one_more(step, outputs):
-                data = iterator.get_next()
-                parts = [
-                    strategy.experimental_local_results(value)
-                    for value in tf.nest.flatten(data)
-                ]
-                # What needs no data, such as weight decay, would otherwise run beside
-                # the reading, and once too often where the data end.
-                with tf.control_dependencies(tf.nest.flatten(parts)):
-                    is_read = true.read_value()
-                outputs = tf.cond(is_read, lambda: one_step(data), lambda: outputs)
-                return step + 1, outputs
-
-            return tf.while_loop(
-                lambda step, _: step < self.steps_per_execution,
-                one_more,
-                (1, outputs),
-                parallel_iterations=1,
-            )[1]
-
         if not self.run_eagerly:
-            options = {"autograph": False, "reduce_retracing": True}
-            one_step = tf.function(one_step, **options)
-            more_steps = tf.function(more_steps, **options)
-        true = tf.Variable(True, trainable=False)  # no constant that is known to be so
+            one_step = tf.function(one_step, autograph=False, reduce_retracing=True)
 
         def function(iterator):
+            # The data are read outside of the step: what needs none of them, such as
+            # weight decay, would otherwise run once too often where they end. Steps
+            # follow each other here, not in a graph: a branch that adds up over
+            # replicas fails inside a loop.
             outputs = one_step(next(iterator))
-            if self.steps_per_execution == 1:
-                return outputs
-            if not isinstance(iterator, tf.distribute.DistributedIterator):
-                rest = range(self.steps_per_execution - 1)
-                for _, data in zip(rest, iterator, strict=False):
-                    outputs = one_step(data)
-                return outputs
-            try:
-                return more_steps(iterator, outputs)
-            except tf.errors.OutOfRangeError:  # the data end within these steps
-                return self.get_metrics_result()
+            for _ in range(self.steps_per_execution - 1):
+                try:
+                    data = next(iterator)
+                except StopIteration:
+                    break
+                outputs = one_step(data)
+            return outputs
 
         return function
 

@@ -77,7 +77,8 @@ def _train_step(model, micro_batches, data):
     rows = ops.shape(tf.nest.flatten(data)[0])[0]
     # A forward pass of which nothing is kept but what the losses divide by. TensorFlow
     # computes only that: the rest of it leads nowhere.
-    with keras.StatelessScope(), measured_totals() as totals:
+    state = [(variable, variable.value) for variable in model.trainable_variables]
+    with keras.StatelessScope(state), measured_totals() as totals:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         model.compute_loss(x, y, model(x, training=True), sample_weight)
 

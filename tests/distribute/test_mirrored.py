@@ -129,10 +129,10 @@ def trained(scope, model, feature, rows, weighted=True):
     history = model.fit(
         x[:rows], y[:rows], **given, batch_size=BATCH, shuffle=False, verbose=0
     ).history
-    few = {"sample_weight": weights[: BATCH + 1]} if weighted else {}
-    evaluated = model.evaluate(
-        x[: BATCH + 1], y[: BATCH + 1], **few, batch_size=BATCH, verbose=0
-    )
+    # One row too many, which one replica gets; a scalar loss does not say of how many.
+    few = BATCH + 1 if weighted else BATCH
+    given = {"sample_weight": weights[:few]} if weighted else {}
+    evaluated = model.evaluate(x[:few], y[:few], **given, batch_size=BATCH, verbose=0)
     logits = model.predict(x[:3], verbose=0)
     return model.get_weights(), history, evaluated, logits
 
@@ -148,7 +148,7 @@ def assert_equal(ours, theirs):
 @pytest.mark.slow
 @pytest.mark.parametrize("feature", FEATURES)
 def test_two_replicas_train_as_one_device(strategy, feature):
-    # The last batch has 5 rows; not for a scalar, which does not say of how many.
+    # The last batch has 5 rows; not for a scalar.
     rows = ROWS if feature == "scalar loss" else ROWS - 3
     weighted = feature != "scalar loss"
     one = trained(
