@@ -64,6 +64,7 @@ def _symbolic_build(original):
         if not is_repaired(strategy) or iterator is None:
             original(self, iterator, data_batch)
             return
+        check_scope(self)
         for _, _, batches in iterator:
             data_batch = next(batches)
             break
