@@ -60,7 +60,7 @@ def run_workers(folder, *what, kill=("never:0", "never:0")):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_workers")
-    codes, said = run_workers(folder, "train", "checks")
+    codes, said = run_workers(folder, "train", "checks", "files")
     assert codes == [0, 0], said
     return folder
 
@@ -87,6 +87,18 @@ def test_two_workers_train_as_one_device(uninterrupted):
     rows = {name: value[:11] for name, value in x.items()}
     predicted = model.predict(rows, verbose=0)["masked_lm"]
     np.testing.assert_allclose(first["predicted"], predicted, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_workers_that_read_files_of_their_own_train_as_one_device(uninterrupted):
+    model = language_model()
+    fit(model)
+    for index in (0, 1):
+        with np.load(uninterrupted / f"worker_{index}_files.npz") as weights:
+            for number, expected in enumerate(model.get_weights()):
+                np.testing.assert_allclose(
+                    weights[f"arr_{number}"], expected, rtol=0, atol=1e-5
+                )
 
 
 @pytest.mark.slow
