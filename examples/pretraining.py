@@ -121,17 +121,19 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
     ):
         if not steps:
             continue
-        resume = kt.training.ResumeFromCheckpoint(options.output / f"{name}_phase")
+        resume = kt.training.ResumeFromCheckpoint(
+            options.output / f"{name}_phase", passes_over_batches=False
+        )
         epoch_steps = min(options.epoch_steps, steps)
         settings = {
             "masking": options.masking,
             "mask_share": options.mask_share,
             "seed": options.seed,
         }
-        train, held_out = (
-            make_dataset(part, tokenizer, length, batch_size, num_epochs=n, **settings)
-            for part, n in zip(documents, (None, 1), strict=True)
-        )
+        sizes = tokenizer, length, batch_size
+        first_step = resume.finished_epochs * epoch_steps
+        train = make_dataset(documents[0], *sizes, first_step=first_step, **settings)
+        held_out = make_dataset(documents[1], *sizes, num_epochs=1, **settings)
         stop = kt.training.StopOnNaN(options.output)
         progress = kt.training.RichProgress(
             f"{name} phase, length {length}",

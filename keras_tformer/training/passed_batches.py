@@ -9,28 +9,31 @@ class PassedBatches:
     made as often as in the epochs before, because a shuffle changes its order by that
     (leave `steps_per_epoch` out for a dataset that ends with the epoch). With
     `steps_per_epoch` and a dataset that goes on over epochs (`.repeat()`), the epochs
-    before are read as well.
+    before are read as well. A dataset that begins where the last run ended is not read:
+    its steps are only counted.
 
     Args:
         model: the `keras.Model` in `fit`, on the TensorFlow backend.
         epochs: int, finished epochs.
         steps: int, finished steps of this epoch.
         steps_per_epoch: int, or None where it is unknown.
+        are_read: bool, False where the dataset begins behind these batches.
     """
 
-    def __init__(self, model, epochs, steps, steps_per_epoch):
+    def __init__(self, model, epochs, steps, steps_per_epoch, are_read=True):
         self.model = model
         self.train = model.train_function
         self.epochs = epochs
         self.steps = steps
         self.steps_per_epoch = steps_per_epoch
+        self.are_read = are_read
         self.iterator = None
 
     def __call__(self, iterator):
         if self.iterator is None:
-            self.iterator = self._at_epoch(iterator)
+            self.iterator = self._at_epoch(iterator) if self.are_read else iterator
         if self.steps > 0:
-            for _ in range(self.model.steps_per_execution):
+            for _ in range(self.model.steps_per_execution if self.are_read else 0):
                 next(self.iterator)
             self.steps -= self.model.steps_per_execution
             return {}

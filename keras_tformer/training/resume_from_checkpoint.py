@@ -33,7 +33,9 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
 
     What was trained since the last checkpoint is trained again. On the TensorFlow
     backend the data goes on at the right batch: those already trained on are read and
-    passed over. The dataset must give the same batches in the same order in each run
+    passed over, or, with `passes_over_batches=False`, the dataset begins behind them by
+    itself (`first_step=epochs * steps_per_epoch + steps` of the two properties below).
+    The dataset must give the same batches in the same order in each run
     (seed what shuffles). On other backends only whole epochs are saved, and a dataset
     starts again from its beginning. Metrics of an epoch that was resumed are those of
     its rest; other callbacks (early stopping, say) start anew.
@@ -56,6 +58,13 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
             a machine away, saves after the step that is running and exits with status
             143. Under several workers one that gets it is enough for all. Needs the
             main thread and, off TensorFlow, waits for the epoch's end.
+        passes_over_batches: bool, False for a dataset that was made to begin at the
+            next batch. Leave it under several workers, which do not all have the files.
+
+    Attributes:
+        finished_epochs: int, epochs in the newest checkpoint of the folder; 0 without
+            one.
+        finished_steps: int, steps of the epoch after these in the same checkpoint.
 
     Raises:
         ValueError: if a number is not positive; at `fit`, if the model is not built or
@@ -76,7 +85,13 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, folder, every_epochs=1, keep=2, every_steps=None, saves_on_sigterm=False
+        self,
+        folder,
+        every_epochs=1,
+        keep=2,
+        every_steps=None,
+        saves_on_sigterm=False,
+        passes_over_batches=True,
     ):
         super().__init__()
         numbers = {"every_epochs": every_epochs, "keep": keep}
@@ -99,14 +114,21 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         self.keep = keep
         self.every_steps = every_steps
         self.saves_on_sigterm = saves_on_sigterm
+        self.passes_over_batches = passes_over_batches
         self.history = {}
 
     @property
     def finished_epochs(self):
-        """Epochs in the newest checkpoint of the folder; 0 without one."""
-        return max(
-            (epoch for (epoch, _), _ in checkpoint_files(self.folder)), default=0
-        )
+        return self._newest()[0]
+
+    @property
+    def finished_steps(self):
+        return self._newest()[1]
+
+    def _newest(self):
+        """Epochs and steps of the checkpoint that `fit` will load."""
+        whole = (at for at, file in checkpoint_files(self.folder) if is_whole(file))
+        return next(whole, (0, 0))
 
     # === What Keras calls ===
 
@@ -127,7 +149,11 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
             if keras.backend.backend() == "tensorflow":
                 self._train_function = self.model.train_function
                 self.model.train_function = PassedBatches(
-                    self.model, self._epoch, self._step, self.params.get("steps")
+                    self.model,
+                    self._epoch,
+                    self._step,
+                    self.params.get("steps"),
+                    self.passes_over_batches,
                 )
         self._resumed_step = self._step
         if self.saves_on_sigterm:

@@ -82,6 +82,57 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, dropout, every_e
     assert len(resume.history["loss"]) == 5
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="needs the TensorFlow backend"
+)
+def test_a_dataset_that_begins_at_the_next_batch_is_not_read_before_it(tmp_path):
+    import tensorflow as tf
+
+    read = []
+
+    def batches(first_step):
+        def numbered(number, *batch):
+            read.append(int(number))
+            return number
+
+        def noted(number, x, y):
+            number = tf.py_function(numbered, [number], tf.int64)
+            with tf.control_dependencies([number]):
+                return tf.identity(x), y
+
+        rows = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(5)
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False
+        return (
+            rows.enumerate()
+            .skip(first_step)
+            .map(lambda number, batch: noted(number, *batch))
+            .with_options(options)
+        )
+
+    def run(folder, first_step, *callbacks, **arguments):
+        resume = ResumeFromCheckpoint(folder, every_steps=2, **arguments)
+        model = make_model()
+        model.fit(
+            batches(first_step),
+            epochs=3,
+            steps_per_epoch=4,
+            verbose=0,
+            callbacks=[resume, *callbacks],
+        )
+        return model.get_weights()
+
+    expected = run(tmp_path / "whole", 0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", 0, Stop(1, 2, interrupt))
+    resume = ResumeFromCheckpoint(tmp_path / "parts")
+    assert (resume.finished_epochs, resume.finished_steps) == (1, 2)
+    read.clear()
+    ours = run(tmp_path / "parts", 6, passes_over_batches=False)
+    assert_equal(ours, expected)
+    assert set(read) == set(range(6, 12))
+
+
 def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     expected = fit(make_model(), ResumeFromCheckpoint(tmp_path))
     model = make_model()
