@@ -6,6 +6,8 @@ import pathlib
 import keras
 import pytest
 
+from keras_tformer.distribute.training_checks import expect_models_under
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -20,6 +22,13 @@ if keras.backend.backend() == "tensorflow":
 def same_random_numbers():
     """Every test starts from the same seed, whichever tests ran before it."""
     keras.utils.set_random_seed(20)
+
+
+@pytest.fixture(autouse=True)
+def the_next_test_trains_on_one_device():
+    """The strategy that a test asked for is not expected of the models of the next."""
+    yield
+    expect_models_under(None)
 
 
 @pytest.fixture(scope="session")

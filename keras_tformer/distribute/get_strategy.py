@@ -114,12 +114,13 @@ def get_strategy(
         case "tpu":
             strategy = _tpu(tpu)
             where = f"{strategy.num_replicas_in_sync} TPU cores"
-    if getattr(strategy, "num_replicas_in_sync", 1) > 1:
+    has_replicas = getattr(strategy, "num_replicas_in_sync", 1) > 1
+    if has_replicas:
         repair_trainer()
         repair_losses()
         repair_optimizers()
         repair_dropout()
-        expect_models_under(strategy)
+    expect_models_under(strategy if has_replicas else None)
     print(f"{name}: {where}, because {reason}")
     return strategy
 

@@ -1,6 +1,5 @@
 """What would train wrongly or wait for ever, found before the first step."""
 
-import sys
 import weakref
 
 # The strategy that models are expected to be built under, once there is one.
@@ -8,12 +7,15 @@ _expected = {}
 
 
 def expect_models_under(strategy):
-    """Notes the strategy that `get_strategy` gave, for `check_scope`.
+    """Notes the strategy that `get_strategy` gave last, for `check_scope`.
 
     Args:
-        strategy: a `tf.distribute.Strategy` of several replicas.
+        strategy: a `tf.distribute.Strategy` of several replicas, or None where models
+            train on one device.
     """
-    _expected["strategy"] = weakref.ref(strategy)
+    _expected["strategy"] = (
+        (lambda: None) if strategy is None else weakref.ref(strategy)
+    )
 
 
 def is_multi_worker(strategy):
@@ -42,18 +44,14 @@ def check_scope(model):
     strategy = model._distribute_strategy
     if strategy is None:
         expected = _expected.get("strategy", lambda: None)()
-        if is_multi_worker(expected):
+        if expected is not None:
+            several = is_multi_worker(expected)
             raise ValueError(
                 f"The model '{model.name}' was built outside of `strategy.scope()`: "
-                "every worker would train one of its own. Expected models built and "
-                "compiled under the strategy. Build it inside "
-                "`with strategy.scope():`."
-            )
-        if expected is not None:
-            print(
-                f"note: the model '{model.name}' was built outside of "
-                "`strategy.scope()` and trains on one device",
-                file=sys.stderr,
+                f"{'every worker' if several else 'one device'} would train one of its "
+                "own. Expected models built and compiled under the strategy that "
+                "`get_strategy` gave. Build it inside `with strategy.scope():`, or, to "
+                'train on one device, call `get_strategy("one_device")` before.'
             )
         return
     for variable in model.variables:
