@@ -15,8 +15,9 @@ pytest.importorskip("tokenizers", reason="needs the extra [text]")
 NOTEBOOK = pathlib.Path(__file__).parents[2] / "examples" / "colab_tpu.ipynb"
 
 
+# No more virtual devices than cores: XLA's threads would wait for each other for ever.
 @pytest.mark.slow
-@pytest.mark.parametrize("backend, devices", [("tensorflow", 1), ("jax", 4)])
+@pytest.mark.parametrize("backend, devices", [("tensorflow", 1), ("jax", 2)])
 def test_every_cell_runs(backend, devices, tmp_path, monkeypatch):
     pytest.importorskip(backend, reason=f"the notebook's {backend} path")
     root = str(NOTEBOOK.parents[1])
