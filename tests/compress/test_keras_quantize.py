@@ -52,15 +52,8 @@ def layer_by_layer(model, config):
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
-@pytest.mark.parametrize(
-    "mode",
-    [
-        "int8",
-        "int4",
-        pytest.param("gptq", marks=pytest.mark.slow),
-        pytest.param("awq", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["int8", "int4", "gptq", "awq"])
 def test_modes_work_and_their_export_is_refused(mode, tmp_path):
     model = classifier()
     expected = np.asarray(model(batch()))

@@ -44,6 +44,7 @@ def test_the_decoder_stands_above_the_encoder():
     assert factors["token_embedding/embeddings"] == 1 / 32
 
 
+@pytest.mark.slow
 def test_twelve_blocks_are_ordered_by_number():
     model = kt.models.causal_lm(num_layers=12, **SIZES)
     factors = kt.training.layer_rate_factors(model, decay=0.5)
