@@ -17,9 +17,9 @@ one character becomes three dots, a superscript two "2", a half "1/2", the ligat
 two letters) and folds letters that have a capital form of two letters or two small
 forms (188: sharp s becomes "ss", the Greek final sigma an ordinary one); both in 4. Of
 the last 2, the one looked at holds U+FFFD, which BERT drops and it takes for a letter.
-All are differences from BERT's own code too, which the Rust library follows. "ours graph" is FastBertTokenizer
-behind operations that prepare the text as BERT does, which gives the Rust library's
-ids and needs half as much CPU time again.
+All are differences from BERT's own code too, which the Rust library follows. "ours
+graph" is FastBertTokenizer behind operations that prepare the text as BERT does, which
+gives the Rust library's ids and needs half as much CPU time again.
 """
 
 import argparse
