@@ -58,6 +58,8 @@ def start(*arguments, devices=8):
             **os.environ,
             "KERAS_BACKEND": "jax",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # Threads to spare, without which XLA's sums over devices can wait for ever.
+            "NPROC": str(2 * devices),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         },
         stdout=subprocess.PIPE,

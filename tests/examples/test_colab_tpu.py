@@ -15,7 +15,6 @@ pytest.importorskip("tokenizers", reason="needs the extra [text]")
 NOTEBOOK = pathlib.Path(__file__).parents[2] / "examples" / "colab_tpu.ipynb"
 
 
-# No more virtual devices than cores: XLA's threads would wait for each other for ever.
 @pytest.mark.slow
 @pytest.mark.parametrize("backend, devices", [("tensorflow", 1), ("jax", 2)])
 def test_every_cell_runs(backend, devices, tmp_path, monkeypatch):
@@ -25,6 +24,9 @@ def test_every_cell_runs(backend, devices, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", backend)
     flags = f"--xla_force_host_platform_device_count={devices}"
     monkeypatch.setenv("XLA_FLAGS", flags)
+    # XLA takes as many threads as there are cores or devices. With no thread to spare,
+    # a sum over two devices waits for ever once another program holds one.
+    monkeypatch.setenv("NPROC", "16")
     for name in ("TF_CONFIG", "TPU_NAME", "COLAB_TPU_ADDR"):
         monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
