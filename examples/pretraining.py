@@ -1,6 +1,7 @@
 """What the two pretraining scripts share: options, data, phases, scores."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -101,7 +102,7 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         tokenizer: the tokenizer.
     """
     total = options.steps + options.second_steps
-    with kt.distribute.get_strategy(options.strategy).scope():
+    with scope(options.strategy):
         encoder = make_encoder()
         model = add_heads(encoder)
         schedule = kt.training.LinearWarmup(options.learning_rate, total // 10, total)
@@ -138,10 +139,7 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         progress = kt.training.RichProgress(
             f"{name} phase, length {length}",
             tokens_per_step=batch_size * length,
-            flops_per_step=kt.training.training_flops(model, train.element_spec[0]),
-            peak_flops=1e12 * options.peak_tflops
-            if options.peak_tflops
-            else measured_peak(),
+            **work(options, model, train.element_spec[0]),
         )
         model.fit(
             stop.watch(train),
@@ -162,6 +160,22 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         scores[name] = model.evaluate(held_out, verbose=0, return_dict=True)
         print(name, "phase, held out:", in_words(scores[name]))
     save(options.output, encoder, scores, histories)
+
+
+def scope(strategy):
+    """Where the model is made: a strategy of tf.distribute is TensorFlow's alone."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    return kt.distribute.get_strategy(strategy).scope()
+
+
+def work(options, model, inputs):
+    """What the progress line makes the MFU of: TensorFlow alone counts operations."""
+    if keras.backend.backend() != "tensorflow":
+        return {}
+    peak = 1e12 * options.peak_tflops if options.peak_tflops else measured_peak()
+    flops = kt.training.training_flops(model, inputs)
+    return {"flops_per_step": flops, "peak_flops": peak}
 
 
 def measured_peak():
