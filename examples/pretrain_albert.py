@@ -7,8 +7,9 @@
         --masking ngram --precision mixed_bfloat16 --output albert   # the paper's
 
 Lan et al. 2019 (arXiv 1909.11942), section 4.1. The size "cpu" is one that two cores
-train. Curves, TensorBoard's logs, scores on held-out documents and `encoder.keras` go
-into `--output`; killed and started again with `--resume`, it goes on.
+train, "small" one for a GPU and a few minutes. Curves, TensorBoard's logs, scores on
+held-out documents and `encoder.keras` go into `--output`; killed and started again with
+`--resume`, it goes on.
 """
 
 import pretraining
@@ -31,6 +32,14 @@ SIZES = {
         "num_heads": 4,
         "hidden_dim": 192,
         "intermediate_dim": 768,
+        **COMMON,
+    },
+    "small": {
+        "embedding_dim": 128,
+        "num_layers": 6,
+        "num_heads": 6,
+        "hidden_dim": 384,
+        "intermediate_dim": 1536,
         **COMMON,
     },
     **kt.models.ALBERT_SIZES,
