@@ -114,7 +114,7 @@ def measure_write(arguments, documents, tokenizer, folder):
     tokenizer.encode(["makes the engine"])
     for name, masking in (("plain", None), ("fixed", "whole_word")):
         start = time.perf_counter()
-        manifest = data.write_pretraining_records(
+        totals = data.write_pretraining_records(
             documents,
             f"{folder}/{name}",
             tokenizer,
@@ -124,7 +124,7 @@ def measure_write(arguments, documents, tokenizer, folder):
             documents_per_shard=max(2, len(documents) // 8),
         )
         seconds = time.perf_counter() - start
-        rows = sum(shard["rows"] for shard in manifest["shards"])
+        rows = totals["rows"]
         results[name] = {"rows": rows, "seconds": seconds, "characters": characters}
         print(
             f"  written {name:6}{rows / seconds:10.0f} rows/s"

@@ -2,18 +2,33 @@
 
     python benchmarks/memory.py                       the embedded corpus, over and over
     python benchmarks/memory.py --corpus wiki.txt.xz --vocabulary vocab.txt
+    python benchmarks/memory.py --megabytes 300 --times 31 --sequence-length 512 \\
+        --masking whole_word --batch 256
 
-Two text files are made on disk, one of `--megabytes` and one ten times as large: the
-documents of the corpus again and again, in parts of at most 20 paragraphs (a shard is
-held in memory, so that the peak is that of the largest one), in another order each
-time. For each a fresh process writes pretraining records and reads them for an epoch.
-Before that it has done both with a small part of the file, so that TensorFlow and the
-tokenizer are there. Reported is how far its resident memory rose at most over what it
-was then, by the kernel's own count of the peak. Linux only.
+For each size a text file is made on disk: the documents of the corpus again and again,
+in parts of at most 20 paragraphs, in another order each time. A fresh process writes
+pretraining records of it and reads them for an epoch. Before that it has done both with
+a small part of the file, so that TensorFlow and the tokenizer are there. Reported is
+how far its resident memory rose at most over what it was then, by the kernel's own
+count of the peak. Shards are of 0.2 MB, so that there are many.
+
+With `--times` the corpus is then taken to be the file that many times over: the shards
+are linked under further names, as if a run had been stopped after the last of them.
+Writing is started again, goes through all of the text and all of the shards, finds each
+of them done and gathers their cards; an epoch reads all of them. This leaves out the
+tokenizing, which is slow and has its figure from the file itself, so that a corpus of
+ten times all that the process has in memory takes minutes. Rows of 512 tokens with
+fixed masks in large batches read fastest.
+
+The GNU C library gives threads heaps of their own (arenas), which keep what was freed;
+they fill in the first thousands of batches, whatever the corpus. Here the process has
+one (`MALLOC_ARENA_MAX=1`), so that growth of another kind is seen; `--arenas 16` is the
+library's own choice on two cores. Linux only.
 """
 
 import argparse
 import itertools
+import json
 import os
 import pathlib
 import random
@@ -22,18 +37,25 @@ import sys
 import tempfile
 import time
 
+DOCUMENTS_PER_SHARD = 30
+
 
 def main():
     arguments = parse_arguments()
     if arguments.child:
         write_and_read(arguments)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    environment = {**os.environ, "MALLOC_ARENA_MAX": str(arguments.arenas)}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         arguments.vocabulary = arguments.vocabulary or train_vocabulary(folder)
-        for times in (1, 10):
-            file = make_corpus(arguments, folder, times * arguments.megabytes)
-            command = [sys.executable, __file__, "--child", str(file), "--vocabulary"]
-            subprocess.run([*command, str(arguments.vocabulary)], check=True)
+        for megabytes in arguments.megabytes:
+            file = make_corpus(arguments.corpus, folder, megabytes)
+            command = [sys.executable, __file__, "--child", str(file)]
+            for name in ("vocabulary", "times", "sequence_length", "masking", "batch"):
+                if getattr(arguments, name) is not None:
+                    option = f"--{name.replace('_', '-')}"
+                    command += [option, str(getattr(arguments, name))]
+            subprocess.run(command, check=True, env=environment)
             file.unlink()
 
 
@@ -44,17 +66,17 @@ def parse_arguments():
     add = parser.add_argument
     add("--corpus", help="text file or folder; the embedded corpus by default")
     add("--vocabulary", help="vocab.txt; by default one is learned")
-    add("--megabytes", type=float, default=20.0, help="size of the smaller file")
+    add("--megabytes", type=float, nargs="+", default=[20.0, 200.0], help="of text")
+    add("--times", type=int, default=1, help="how often the file is in the corpus")
+    add("--sequence-length", type=int, default=128)
+    add("--masking", help="fixed masks of this kind; new ones in each epoch by default")
+    add("--batch", type=int, default=32, help="rows in a batch")
+    add("--arenas", type=int, default=1, help="most heaps of the C library")
+    add("--folder", help="where the files lie while this runs")
     add("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return arguments
-
-
-def read(corpus):
-    from keras_tformer import data
-
-    return data.read_documents(corpus) if corpus else iter(data.embedded_corpus())
 
 
 def train_vocabulary(folder):
@@ -66,50 +88,101 @@ def train_vocabulary(folder):
     return file
 
 
-def make_corpus(arguments, folder, megabytes):
-    """Writes the documents again and again until the file has its size."""
+def make_corpus(corpus, folder, megabytes):
+    """Writes the documents again and again, to the end of a shard of that size."""
+    from keras_tformer import data
+
+    documents = data.read_documents(corpus) if corpus else data.embedded_corpus()
+    documents = [
+        [paragraph.replace("\n", " ") for paragraph in document.paragraphs]
+        for document in documents
+    ]
     file = pathlib.Path(folder) / "corpus.txt"
+    num_parts = 0
     with open(file, "wb") as stream:
         for seed in itertools.count():
             draw = random.Random(seed)
-            for document in read(arguments.corpus):
-                paragraphs = [p.replace("\n", " ") for p in document.paragraphs]
+            for paragraphs in documents:
                 draw.shuffle(paragraphs)
                 for start in range(0, len(paragraphs), 20):
                     part = "\n".join(paragraphs[start : start + 20])
                     stream.write((part + "\n\n").encode())
-                if stream.tell() > megabytes * 1e6:
-                    return file
+                    num_parts += 1
+                    is_large = stream.tell() > megabytes * 1e6
+                    if is_large and num_parts % DOCUMENTS_PER_SHARD == 0:
+                        return file
 
 
 def write_and_read(arguments):
     from keras_tformer import data, text
 
     tokenizer = text.WordPieceTokenizer(arguments.vocabulary)
+    settings = {
+        "masking": arguments.masking,
+        "documents_per_shard": DOCUMENTS_PER_SHARD,
+    }
 
-    def both(documents):
-        with tempfile.TemporaryDirectory() as folder:
-            data.write_pretraining_records(
-                documents, folder, tokenizer, 128, documents_per_shard=30
-            )
-            dataset = data.pretraining_records_dataset(
-                folder, tokenizer, 32, num_epochs=1, shuffle_buffer=1000
-            )
-            return 32 * sum(1 for _ in dataset)
+    def documents(times):
+        for _ in range(times):
+            yield from data.read_documents(arguments.child)
 
-    both(itertools.islice(data.read_documents(arguments.child), 600))
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    def write(documents, folder):
+        return data.write_pretraining_records(
+            documents, folder, tokenizer, arguments.sequence_length, **settings
+        )
+
+    def read(folder):
+        dataset = data.pretraining_records_dataset(
+            folder, tokenizer, arguments.batch, num_epochs=1, shuffle_buffer=1000
+        )
+        return sum(1 for _ in dataset)
+
+    beside = pathlib.Path(arguments.child).parent
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
+        write(itertools.islice(documents(1), 20 * DOCUMENTS_PER_SHARD), folder)
+        read(folder)
     start = memory("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     seconds = time.perf_counter()
-    rows = both(data.read_documents(arguments.child))
-    seconds = time.perf_counter() - seconds
-    rise = memory("VmHWM") - start
-    print(
-        f"corpus of {os.path.getsize(arguments.child) / 1e6:5.0f} MB, {rows:8} rows: "
-        f"{start:5.0f} MB at the start, {rise:+4.1f} MB at most, "
-        f"{seconds:.0f} s",
-        flush=True,
-    )
+
+    def report(what):
+        print(
+            f"  {what}: {memory('VmHWM') - start:+.1f} MB at most, after "
+            f"{time.perf_counter() - seconds:.0f} s",
+            flush=True,
+        )
+
+    megabytes = os.path.getsize(arguments.child) / 1e6
+    print(f"text of {megabytes:.0f} MB, {start:.0f} MB resident at the start")
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
+        totals = write(documents(1), folder)
+        report(f"{totals['num_shards']} shards written")
+        num_batches = read(folder)
+        report(f"{num_batches} batches, {totals['bytes'] / 1e6:.0f} MB, read")
+        if arguments.times > 1:
+            link_shards(folder, arguments.times)
+            totals = write(documents(arguments.times), folder)
+            report(
+                f"{arguments.times} times the text, {megabytes * arguments.times:.0f} "
+                f"MB, gone through for {totals['num_shards']} shards"
+            )
+            num_batches = read(folder)
+            report(f"{num_batches} batches, {totals['bytes'] / 1e6:.0f} MB, read")
+
+
+def link_shards(folder, times):
+    """Gives every shard `times` names, and the manifest a line for each."""
+    manifest = pathlib.Path(folder) / "manifest.jsonl"
+    header, *cards = map(json.loads, manifest.read_text().splitlines())
+    header["num_shards"] = times * len(cards)
+    with open(manifest, "w") as stream:
+        stream.write(json.dumps(header) + "\n")
+        for number in range(times * len(cards)):
+            card = cards[number % len(cards)]
+            name = f"shard-{number:06d}.tfrecord"
+            if number >= len(cards):
+                os.link(manifest.with_name(card["file"]), manifest.with_name(name))
+            stream.write(json.dumps({**card, "file": name}) + "\n")
 
 
 def memory(field):

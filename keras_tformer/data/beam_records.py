@@ -1,17 +1,15 @@
 """Pretraining records on many machines at once, as an Apache Beam pipeline."""
 
-import json
 import pathlib
 
 from keras_tformer.data.pretraining_records import (
     finish_folder,
-    finished_shard,
+    is_finished,
     record_settings,
     start_folder,
 )
 from keras_tformer.data.read_documents import read_documents, text_files
-from keras_tformer.data.record_manifest import read_manifest
-from keras_tformer.data.record_shard import shard_name, write_shard
+from keras_tformer.data.record_shard import write_shard
 
 
 def write_pretraining_records_with_beam(
@@ -54,7 +52,7 @@ def write_pretraining_records_with_beam(
             None for Beam's own runner on this machine.
 
     Returns:
-        The manifest, see `read_manifest`.
+        The totals, see `write_pretraining_records`.
 
     Raises:
         ImportError: if Apache Beam is missing.
@@ -97,10 +95,7 @@ def write_pretraining_records_with_beam(
             | "Write"
             >> beam.Map(_write_file, str(folder), loading, settings, text_field)
         )
-    cards = [folder / f"{shard_name(number)}.json" for number in range(len(files))]
-    shards = [json.loads(card.read_text("utf-8")) for card in cards]
-    finish_folder(folder, settings, shards)
-    return read_manifest(folder)
+    return finish_folder(folder, settings, len(files))
 
 
 _tokenizers = {}
@@ -111,7 +106,7 @@ def _write_file(numbered_file, folder, loading, settings, text_field):
     number, file = numbered_file
     folder = pathlib.Path(folder)
     documents = list(read_documents(file, text_field))
-    if finished_shard(folder, number, documents) is not None:
+    if is_finished(folder, number, documents):
         return
     if loading not in _tokenizers:  # once a process
         kind, vocabulary, lowercase = loading

@@ -1,7 +1,7 @@
 """Pretraining rows of a corpus of any size, in files that restart where they stop."""
 
+import collections
 import concurrent.futures
-import json
 import multiprocessing
 import pathlib
 import tempfile
@@ -10,9 +10,11 @@ from keras_tformer.data.masking import check_masking, check_share
 from keras_tformer.data.record_manifest import (
     MANIFEST,
     check_shard,
-    read_manifest,
+    read_card,
+    read_cards,
+    read_header,
     vocabulary_checksum,
-    write_json,
+    write_card,
     write_manifest,
 )
 from keras_tformer.data.record_shard import documents_checksum, shard_name, write_shard
@@ -33,15 +35,20 @@ def write_pretraining_records(
     short_sequence_share=0.1,
     seed=0,
     documents_per_shard=1000,
+    characters_per_shard=10_000_000,
     num_processes=1,
 ):
     """Cuts documents into pairs of segments and writes them as TFRecord shards.
 
-    Every `documents_per_shard` documents become one shard, whose content depends on
-    them, on its number and on the settings alone. So any number of processes writes
-    the same bytes, and a run that was stopped goes on with the shards that are missing.
-    Memory holds a few shards per process, however large the corpus is. Next sentences
+    A shard is full with `documents_per_shard` documents, or earlier with
+    `characters_per_shard` characters of text. Its content depends on them, on its
+    number and on the settings alone. So any number of processes writes the same bytes,
+    and a run that was stopped goes on with the shards that are missing. Next sentences
     come from the documents of the same shard.
+
+    Memory does not grow with the corpus: it holds one shard at a time (with
+    `num_processes` up to three for each), about 30 bytes for every character, and
+    nothing of those that are done.
 
     By default segments are stored without masks, and `pretraining_records_dataset`
     masks them anew in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1).
@@ -65,12 +72,14 @@ def write_pretraining_records(
         negative_share: float. Share of the rows with label 1.
         short_sequence_share: float. Share of the rows with a random shorter length.
         seed: int, 0 or more.
-        documents_per_shard: int.
+        documents_per_shard: int, 2 or more.
+        characters_per_shard: int. The document that reaches it is the shard's last.
         num_processes: int. With more than one, the calling script needs the guard
             `if __name__ == "__main__":`.
 
     Returns:
-        The manifest, see `read_manifest`.
+        A dict of totals: `"num_shards"`, `"documents"`, `"rows"`, `"tokens"` and
+        `"bytes"`. `read_manifest(folder)` has them shard by shard.
 
     Raises:
         ValueError: if an argument is out of range, if there are no documents, or if
@@ -88,33 +97,33 @@ def write_pretraining_records(
         short_sequence_share,
         seed,
     )
-    if documents_per_shard < 2 or num_processes < 1:
+    if documents_per_shard < 2 or characters_per_shard < 1 or num_processes < 1:
         raise ValueError(
-            f"documents_per_shard is {documents_per_shard} and num_processes "
-            f"{num_processes}; expected at least 2 and at least 1."
+            f"documents_per_shard is {documents_per_shard}, characters_per_shard "
+            f"{characters_per_shard} and num_processes {num_processes}; expected at "
+            "least 2, 1 and 1."
         )
     settings["documents_per_shard"] = documents_per_shard
+    settings["characters_per_shard"] = characters_per_shard
     folder = pathlib.Path(folder)
     start_folder(folder, settings)
-    shards = []
+    num_shards = 0
 
     def missing():
-        for number, some in enumerate(_chunks(documents, documents_per_shard)):
-            card = finished_shard(folder, number, some)
-            if card is None:
-                yield number, some
-            else:
-                shards.append(card)
+        nonlocal num_shards
+        for some in _chunks(documents, documents_per_shard, characters_per_shard):
+            if not is_finished(folder, num_shards, some):
+                yield num_shards, some
+            num_shards += 1
 
     if num_processes == 1:
         for number, some in missing():
-            shards.append(write_shard(folder, number, some, tokenizer, settings))
+            write_shard(folder, number, some, tokenizer, settings)
     else:
-        shards += _in_processes(missing(), folder, tokenizer, settings, num_processes)
-    if not shards:
+        _write_in_processes(missing(), folder, tokenizer, settings, num_processes)
+    if num_shards == 0:
         raise ValueError("There are no documents; expected at least one.")
-    finish_folder(folder, settings, shards)
-    return read_manifest(folder)
+    return finish_folder(folder, settings, num_shards)
 
 
 def record_settings(
@@ -164,10 +173,10 @@ def start_folder(folder, settings):
     """Makes the folder and its manifest, or checks the one that is there."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
-        write_manifest(folder, settings, [], complete=False)
+        write_manifest(folder, settings, 0, [], complete=False)
         return
-    manifest = read_manifest(folder)
-    found = manifest["settings"]
+    header = read_header(folder)
+    found = header["settings"]
     changed = [name for name in settings if settings[name] != found.get(name)]
     if changed:
         name = changed[0]
@@ -175,58 +184,77 @@ def start_folder(folder, settings):
             f"{folder} holds records with {name}={found.get(name)!r}, not "
             f"{settings[name]!r}; write to another folder, or remove this one."
         )
-    if manifest["complete"]:
+    if header["complete"]:
         # Back to one card a shard, so that shards that were lost since are seen.
-        for card in manifest["shards"]:
+        for card in read_cards(folder):
             if check_shard(folder, card, with_checksum=True) is None:
-                write_json(folder / f"{card['file']}.json", card)
-        write_manifest(folder, settings, [], complete=False)
+                write_card(folder, card)
+        write_manifest(folder, settings, 0, [], complete=False)
 
 
-def finished_shard(folder, number, documents):
-    """Returns the card of a shard that is there and whole, else None."""
-    file = folder / f"{shard_name(number)}.json"
-    if not file.is_file():
-        return None
+def is_finished(folder, number, documents):
+    """Says whether a shard is there and whole, made of these documents."""
     try:
-        card = json.loads(file.read_text("utf-8"))
-        if check_shard(folder, card, with_checksum=True) is not None:
-            return None
+        card = read_card(folder, shard_name(number))
+        if card is None or check_shard(folder, card, with_checksum=True) is not None:
+            return False
     except (ValueError, KeyError, TypeError):
-        return None
+        return False
     if card["input_sha256"] != documents_checksum(documents):
         raise ValueError(
             f"{folder / card['file']} was made of other documents than shard {number} "
             "has now; give the same corpus in the same order, or write to another "
             "folder."
         )
-    return card
+    return True
 
 
-def finish_folder(folder, settings, shards):
-    """Writes the manifest, then removes the cards that it replaces."""
-    write_manifest(folder, settings, shards, complete=True)
-    for card in shards:
-        (folder / f"{card['file']}.json").unlink(missing_ok=True)
+def finish_folder(folder, settings, num_shards):
+    """Gathers the cards in the manifest, removes them, and returns the totals."""
+    totals = collections.Counter(num_shards=num_shards)
+
+    def counted_cards():
+        for number in range(num_shards):
+            card = read_card(folder, shard_name(number))
+            for name in ("documents", "rows", "tokens", "bytes"):
+                totals[name] += card[name]
+            yield card
+
+    write_manifest(folder, settings, num_shards, counted_cards(), complete=True)
+    for number in range(num_shards):
+        (folder / f"{shard_name(number)}.json").unlink(missing_ok=True)
     for stale in folder.glob(".shard-*"):  # of runs that were killed
         stale.unlink()
+    return dict(totals)
 
 
-def _chunks(documents, size):
-    """Yields lists of `size` documents; the last has at least two where it can."""
-    chunk = []
+def _chunks(documents, most_documents, most_characters):
+    """Yields lists of documents, each as soon as it is full and two more are there.
+
+    So the last has at least two where it can: one that is left over joins it.
+    """
+    chunk, next_chunk, length = [], [], 0
     for document in documents:
-        if len(chunk) > size:
-            yield chunk[:size]
-            chunk = chunk[size:]
-        chunk.append(document)
-    # One document that is left over joins the last chunk.
+        if next_chunk:
+            yield chunk
+            chunk, next_chunk = next_chunk, []
+            length = _num_characters(chunk[0])
+        if len(chunk) == most_documents or (
+            len(chunk) >= 2 and length >= most_characters
+        ):
+            next_chunk = [document]
+        else:
+            chunk.append(document)
+            length += _num_characters(document)
     if chunk:
-        yield chunk
+        yield chunk + next_chunk
 
 
-def _in_processes(missing, folder, tokenizer, settings, num_processes):
-    shards = []
+def _num_characters(document):
+    return sum(map(len, getattr(document, "paragraphs", document)))
+
+
+def _write_in_processes(missing, folder, tokenizer, settings, num_processes):
     with tempfile.TemporaryDirectory() as temporary:
         file = str(pathlib.Path(temporary) / "vocabulary")
         tokenizer.save(file)
@@ -246,9 +274,10 @@ def _in_processes(missing, folder, tokenizer, settings, num_processes):
                     done, running = concurrent.futures.wait(
                         running, return_when=concurrent.futures.FIRST_COMPLETED
                     )
-                    shards += [future.result() for future in done]
-            shards += [future.result() for future in running]
-    return shards
+                    for future in done:
+                        future.result()  # raises what went wrong there
+            for future in running:
+                future.result()
 
 
 def _start_process(kind, file, lowercase):
@@ -257,4 +286,4 @@ def _start_process(kind, file, lowercase):
 
 
 def _write_in_process(folder, number, documents, settings):
-    return write_shard(folder, number, documents, _tokenizer, settings)
+    write_shard(folder, number, documents, _tokenizer, settings)

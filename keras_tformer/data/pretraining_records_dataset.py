@@ -1,5 +1,6 @@
 """Batches out of pretraining records, masked while they are read."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -13,7 +14,8 @@ from keras_tformer.data.masking import (
 )
 from keras_tformer.data.record_manifest import (
     check_shard,
-    read_manifest,
+    read_cards,
+    read_header,
     vocabulary_checksum,
 )
 from keras_tformer.data.text_lines import bad_line
@@ -76,9 +78,9 @@ def pretraining_records_dataset(
     import tensorflow as tf
 
     folder = pathlib.Path(folder)
-    manifest = read_manifest(folder)
-    settings = manifest["settings"]
-    if not manifest["complete"]:
+    header = read_header(folder)
+    settings = header["settings"]
+    if not header["complete"]:
         raise ValueError(
             f"{folder} is not complete; run write_pretraining_records again, it goes "
             "on where it stopped."
@@ -95,21 +97,26 @@ def pretraining_records_dataset(
     max_predictions = check_masking(
         sequence_length, max_predictions, mask_share, masking
     )
-    if not 0 <= worker_index < num_workers or len(manifest["shards"]) < num_workers:
+    if not 0 <= worker_index < num_workers or header["num_shards"] < num_workers:
         raise ValueError(
             f"worker_index is {worker_index} of {num_workers} workers, with "
-            f"{len(manifest['shards'])} shards; expected 0 <= worker_index < "
+            f"{header['num_shards']} shards; expected 0 <= worker_index < "
             "num_workers, and at least one shard for each. Lower documents_per_shard "
             "when writing."
         )
-    files, num_rows = [], 0
-    for shard in manifest["shards"][worker_index::num_workers]:
-        wrong = check_shard(folder, shard, verify_checksums)
-        if wrong is None:
-            files.append(str(folder / shard["file"]))
-            num_rows += shard["rows"]
-        else:
-            bad_line(skipped, "damaged shard", wrong)
+
+    def whole_shards():
+        cards = itertools.islice(read_cards(folder), worker_index, None, num_workers)
+        for card in cards:
+            wrong = check_shard(folder, card, verify_checksums)
+            if wrong is None:
+                yield card["file"].encode(), card["rows"]
+            else:
+                bad_line(skipped, "damaged shard", wrong)
+
+    # 40 bytes a shard, however many there are.
+    shards = np.fromiter(whole_shards(), np.dtype("S32, int64"))
+    files, num_rows = shards["f0"], int(shards["f1"].sum())
     if num_rows == 0 or (num_epochs is not None and num_rows * num_epochs < batch_size):
         raise ValueError(
             f"{folder} holds {num_rows} rows for this worker, fewer than one batch of "
@@ -130,7 +137,9 @@ def pretraining_records_dataset(
         order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(files, order_seed)
         rows = tf.data.Dataset.from_tensor_slices(order).interleave(
-            tf.data.TFRecordDataset,
+            lambda file: tf.data.TFRecordDataset(
+                tf.strings.join([str(folder), file], separator="/")
+            ),
             cycle_length=min(16, len(files)),
             block_length=16,
             num_parallel_calls=tf.data.AUTOTUNE,

@@ -1,6 +1,7 @@
 """Documents out of text files of any size, one after the other."""
 
 import json
+import os
 import pathlib
 
 from keras_tformer.data.documents import Document
@@ -9,6 +10,8 @@ from keras_tformer.data.text_lines import bad_line, read_lines
 _PLAIN = (".txt", ".md", ".text")
 _JSON_LINES = (".jsonl", ".ndjson")
 _PACKED = (".gz", ".xz")
+# More text than any book has; a file without blank lines must not fill the memory.
+_MOST_CHARACTERS = 1 << 24
 
 
 def read_documents(path, text_field="text", label_field=None, skipped=None):
@@ -17,7 +20,8 @@ def read_documents(path, text_field="text", label_field=None, skipped=None):
     A plain text file holds one paragraph or sentence a line and a blank line between
     documents, as BERT's own preparation has it. A `.jsonl` file holds one document a
     line; the line breaks in its text separate paragraphs. Both may be packed (`.gz`,
-    `.xz`). Nothing is kept: memory does not grow with the corpus.
+    `.xz`). Nothing is kept, and a document of more than 16 million characters comes in
+    parts, cut between paragraphs: memory does not grow with the corpus.
 
     Args:
         path: path of a file, or of a folder whose files are read in the order of
@@ -42,7 +46,7 @@ def read_documents(path, text_field="text", label_field=None, skipped=None):
         [['One.', 'Two.'], ['Three.']]
     """
     path = pathlib.Path(path)
-    for file in text_files(path):
+    for file in _each_text_file(path):
         folders = file.relative_to(path).parts[:-1] if path.is_dir() else ()
         label = folders[0] if folders else ""
         empty = True
@@ -73,23 +77,37 @@ def text_files(path):
     Raises:
         ValueError: if the path does not exist or holds no text file.
     """
-    path = pathlib.Path(path)
+    return list(_each_text_file(pathlib.Path(path)))
+
+
+def _each_text_file(path):
     if path.is_file():
-        return [path]
+        yield path
+        return
     if not path.is_dir():
         raise ValueError(f"{path} does not exist; expected a text file or a folder.")
-    names = [
-        file.relative_to(path)
-        for file in path.rglob("*")
-        if _kind(file) in _PLAIN + _JSON_LINES and file.is_file()
-    ]
-    names = [n for n in names if not any(part.startswith(".") for part in n.parts)]
-    if not names:
+    empty = True
+    for file in _each_file(path):
+        if _kind(file) in _PLAIN + _JSON_LINES:
+            empty = False
+            yield file
+    if empty:
         raise ValueError(
             f"{path} holds no text files; expected names that end in "
             f"{', '.join(_PLAIN + _JSON_LINES)}, or these and {' or '.join(_PACKED)}."
         )
-    return [path / name for name in sorted(names, key=lambda name: name.parts)]
+
+
+def _each_file(folder):
+    """Yields the files below a folder, in memory for the names of one folder."""
+    for name in sorted(os.listdir(folder)):
+        if name.startswith("."):
+            continue
+        file = folder / name
+        if file.is_file():
+            yield file
+        elif file.is_dir() and not file.is_symlink():
+            yield from _each_file(file)
 
 
 def _kind(file):
@@ -98,14 +116,15 @@ def _kind(file):
 
 
 def _plain_documents(file, label, skipped):
-    paragraphs = []
+    paragraphs, length = [], 0
     for _, line in read_lines(file, skipped=skipped):
         line = " ".join(line.split())
+        if paragraphs and (not line or length + len(line) > _MOST_CHARACTERS):
+            yield Document(label, paragraphs)
+            paragraphs, length = [], 0
         if line:
             paragraphs.append(line)
-        elif paragraphs:
-            yield Document(label, paragraphs)
-            paragraphs = []
+            length += len(line)
     if paragraphs:
         yield Document(label, paragraphs)
 

@@ -1,13 +1,19 @@
-"""What a folder of pretraining records holds, with counts and checksums."""
+"""What a folder of pretraining records holds, with counts and checksums.
+
+The manifest is lines of JSON: the settings and the number of shards, then a card for
+each shard. So it is written and read card by card, in the same memory for a thousand
+shards and for a million.
+"""
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import tempfile
 
-MANIFEST = "manifest.json"
-FORMAT = 1
+MANIFEST = "manifest.jsonl"
+FORMAT = 2
 
 
 def read_manifest(folder):
@@ -18,55 +24,94 @@ def read_manifest(folder):
 
     Returns:
         A dict with `"settings"`, what the records were made with; `"complete"`, False
-        while they are being written; `"shards"`, a list of dicts with `"file"`,
-        `"documents"`, `"rows"`, `"tokens"`, `"bytes"`, `"sha256"` and
+        while they are being written; `"num_shards"`; `"shards"`, a list of dicts with
+        `"file"`, `"documents"`, `"rows"`, `"tokens"`, `"bytes"`, `"sha256"` and
         `"input_sha256"`.
 
     Raises:
         ValueError: if there is none, or it cannot be read.
     """
+    return {**read_header(folder), "shards": list(read_cards(folder))}
+
+
+def read_header(folder):
+    """Returns what `read_manifest` does without the shards, and reads none of them."""
     file = pathlib.Path(folder) / MANIFEST
     if not file.is_file():
         raise ValueError(
             f"{folder} holds no {MANIFEST}; expected a folder that "
             "write_pretraining_records wrote."
         )
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-        number = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    with open(file, encoding="utf-8") as stream:
+        header = _parse(file, stream.readline())
+    if header.pop("format", None) != FORMAT:
         raise ValueError(
-            f"{file} cannot be read ({error!r}); write the records again."
-        ) from None
-    if number != FORMAT:
-        raise ValueError(
-            f"{file} has format {number}; this version reads {FORMAT}. Write the "
+            f"{file} has another format than this version reads, {FORMAT}. Write the "
             "records again."
         )
-    return manifest
+    return header
 
 
-def write_manifest(folder, settings, shards, complete):
-    """Writes the manifest of a folder, atomically."""
-    write_json(
-        pathlib.Path(folder) / MANIFEST,
-        {
-            "format": FORMAT,
-            "complete": complete,
-            "settings": settings,
-            "shards": sorted(shards, key=lambda shard: shard["file"]),
-        },
-    )
+def read_cards(folder):
+    """Yields the shards of a manifest one by one, as `read_manifest` lists them.
+
+    Raises:
+        ValueError: if a line cannot be read, or some are missing.
+    """
+    file = pathlib.Path(folder) / MANIFEST
+    expected = read_header(folder)["num_shards"]
+    found = 0
+    with open(file, encoding="utf-8") as stream:
+        next(stream)
+        for line in stream:
+            found += 1
+            yield _parse(file, line)
+    if found != expected:
+        raise ValueError(
+            f"{file} names {found} shards where it says {expected}; fetch it again, or "
+            "write the records again."
+        )
 
 
-def write_json(file, content):
-    """Writes JSON atomically, with the same bytes for the same content."""
-    file = pathlib.Path(file)
+def _parse(file, line):
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error!r}); fetch it again, or write the records "
+            "again."
+        ) from None
+
+
+def write_manifest(folder, settings, num_shards, cards, complete):
+    """Writes the manifest of a folder, atomically; `cards` is an iterable of dicts."""
+    header = {
+        "format": FORMAT,
+        "complete": complete,
+        "settings": settings,
+        "num_shards": num_shards,
+    }
+    _write_lines(pathlib.Path(folder) / MANIFEST, itertools.chain([header], cards))
+
+
+def write_card(folder, card):
+    """Writes the card of a shard beside it, atomically: the shard is done."""
+    _write_lines(pathlib.Path(folder) / f"{card['file']}.json", [card])
+
+
+def read_card(folder, name):
+    """Reads the card of the shard that is called `name`; None where it has none."""
+    file = pathlib.Path(folder) / f"{name}.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+
+def _write_lines(file, contents):
+    """Writes each content as a line of JSON, the same bytes for the same content."""
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, sort_keys=True)
-            stream.write("\n")
+            for content in contents:
+                stream.write(json.dumps(content, sort_keys=True) + "\n")
         os.chmod(temporary, 0o644)
         os.replace(temporary, file)
     except BaseException:

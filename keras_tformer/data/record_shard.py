@@ -15,7 +15,7 @@ from keras_tformer.data.masking import (
     ordinary_ids,
     row_uniform,
 )
-from keras_tformer.data.record_manifest import file_checksum, write_json
+from keras_tformer.data.record_manifest import file_checksum, write_card
 from keras_tformer.data.segment_pairs import segment_pairs
 from keras_tformer.text import pack
 
@@ -49,9 +49,6 @@ def write_shard(folder, number, documents, tokenizer, settings):
         documents: list of `Document`, or of lists of paragraphs.
         tokenizer: `WordPieceTokenizer` or `SentencePieceTokenizer`.
         settings: dict of `write_pretraining_records`.
-
-    Returns:
-        The card, a dict.
     """
     import tensorflow as tf
 
@@ -86,8 +83,7 @@ def write_shard(folder, number, documents, tokenizer, settings):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    write_json(folder / f"{name}.json", card)
-    return card
+    write_card(folder, card)
 
 
 def _serialized(tf, row):

@@ -9,6 +9,7 @@ pytest.importorskip("tokenizers", reason="the engine on the host")
 
 from keras_tformer.data import (  # noqa: E402
     read_documents,
+    read_manifest,
     write_pretraining_records,
     write_pretraining_records_with_beam,
 )
@@ -41,7 +42,9 @@ def test_same_bytes_as_without_beam(data_folder, tmp_path):
         read_documents(corpus), tmp_path / "plain", WordPieceTokenizer(vocabulary), 61,
         documents_per_shard=3, **options,
     )  # fmt: skip
-    assert found["shards"] == expected["shards"]
+    assert found == expected
+    cards = [read_manifest(tmp_path / name)["shards"] for name in ("beam", "plain")]
+    assert cards[0] == cards[1]
     assert shards(tmp_path / "beam") == shards(tmp_path / "plain")
     # Once more, after one shard was lost.
     (tmp_path / "beam" / "shard-000003.tfrecord").unlink()

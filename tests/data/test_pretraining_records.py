@@ -39,7 +39,12 @@ def tokenizer(data_folder):
 def write(documents, tokenizer):
     def write(folder, given=documents, **options):
         options = {"seed": 3, "documents_per_shard": 7, **options}
-        return write_pretraining_records(given, folder, tokenizer, T, **options)
+        totals = write_pretraining_records(given, folder, tokenizer, T, **options)
+        manifest = read_manifest(folder)
+        assert totals.pop("num_shards") == manifest["num_shards"]
+        for name, total in totals.items():
+            assert total == sum(shard[name] for shard in manifest["shards"])
+        return manifest
 
     return write
 
@@ -90,7 +95,7 @@ def test_manifest(folder, documents):
     counts = [shard["documents"] for shard in manifest["shards"]]
     assert counts == [7, 7, 7, 7, 7, 2]
     files = [shard["file"] for shard in manifest["shards"]]
-    assert set(content(folder)) == {"manifest.json", *files}
+    assert set(content(folder)) == {"manifest.jsonl", *files}
     for shard in manifest["shards"]:
         count = sum(1 for _ in tf.data.TFRecordDataset(str(folder / shard["file"])))
         assert count == shard["rows"]
@@ -100,6 +105,17 @@ def test_manifest(folder, documents):
 def test_a_last_document_is_not_left_alone(write, documents, tmp_path):
     manifest = write(tmp_path, documents[:15])
     assert [shard["documents"] for shard in manifest["shards"]] == [7, 8]
+
+
+def test_a_shard_ends_with_its_characters(write, tmp_path):
+    """By hand: 5, 5 | 9, 3 | 1, 1, 1, 5 | 2, and the 4 that would be left alone."""
+    texts = [["a" * n] for n in (5, 5, 9, 3, 1, 1, 1, 5, 2, 4)]
+    manifest = write(
+        tmp_path, texts, documents_per_shard=5, characters_per_shard=8
+    )  # fmt: skip
+    assert [shard["documents"] for shard in manifest["shards"]] == [2, 2, 4, 2]
+    manifest = write(tmp_path / "b", texts[:9], characters_per_shard=8)
+    assert [shard["documents"] for shard in manifest["shards"]] == [2, 2, 5]
 
 
 def test_rows_are_the_pairs(folder, documents, tokenizer):
@@ -278,15 +294,25 @@ def test_damaged_shards(folder, tokenizer, tmp_path, kind):
 
 
 def test_wrong_folders(folder, write, tokenizer, tmp_path, documents):
-    with pytest.raises(ValueError, match="holds no manifest.json"):
+    with pytest.raises(ValueError, match="holds no manifest.jsonl"):
         batches(tmp_path, tokenizer, 1)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="manifest.json cannot be read"):
-        batches(tmp_path, tokenizer, 1)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
-    with pytest.raises(ValueError, match="is not complete"):
-        batches(tmp_path, tokenizer, 1)
+    lines = (folder / "manifest.jsonl").read_text().splitlines(keepends=True)
+    header = json.loads(lines[0])
+    for text, message in (
+        ("{", "manifest.jsonl cannot be read"),
+        (json.dumps({**header, "format": 1}), "another format than this version"),
+        (json.dumps({**header, "complete": False}), "is not complete"),
+    ):
+        (tmp_path / "manifest.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            batches(tmp_path, tokenizer, 1)
+    for text, message in (
+        ("".join(lines)[:-9], "manifest.jsonl cannot be read"),
+        ("".join(lines[:-1]), "manifest.jsonl names 5 shards where it says 6"),
+    ):
+        (tmp_path / "manifest.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_manifest(tmp_path)
     other = WordPieceTokenizer(tokenizer.vocabulary[:-1])
     with pytest.raises(ValueError, match="another vocabulary"):
         batches(folder, other, 1)
@@ -296,6 +322,8 @@ def test_wrong_folders(folder, write, tokenizer, tmp_path, documents):
         write(tmp_path / "b", [])
     with pytest.raises(ValueError, match="documents_per_shard is 1"):
         write(tmp_path / "c", documents_per_shard=1)
+    with pytest.raises(ValueError, match="characters_per_shard 0"):
+        write(tmp_path / "c", characters_per_shard=0)
     with pytest.raises(ValueError, match="num_duplicates is 0"):
         write(tmp_path / "c", num_duplicates=0)
 
@@ -346,6 +374,15 @@ def test_packed_documents_with_fixed_masks(write, documents, tokenizer, tmp_path
         assert 0.13 < len(hidden) / inputs["padding_mask"].sum() < 0.17
 
 
+def python_peak(function):
+    """Most bytes that Python holds at once beyond what it had."""
+    tracemalloc.start()
+    function()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(write, documents, tmp_path):
     """Python allocates as much at most for 24 shards as for 6."""
@@ -356,11 +393,29 @@ def test_memory_does_not_grow_with_the_corpus(write, documents, tmp_path):
     def peak(copies):
         # Read again and again, so that no two documents are one object.
         stream = (d for _ in range(copies) for d in read_documents(file))
-        tracemalloc.start()
-        write(tmp_path / str(copies), stream)
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
+        return python_peak(lambda: write(tmp_path / str(copies), stream))
 
     peak(1)  # what is made once
     assert peak(8) < 1.1 * peak(2)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_shards(tmp_path):
+    """Nothing is kept of a shard that is done, and little of one that is read."""
+    tokenizer = WordPieceTokenizer("[PAD] [UNK] [CLS] [SEP] [MASK] text".split())
+    options = {"documents_per_shard": 2, "pair_task": None}
+
+    def peaks(count):
+        folder = tmp_path / str(count)
+        stream = ([f"Text {number}."] for number in range(2 * count))
+        writing = python_peak(
+            lambda: write_pretraining_records(stream, folder, tokenizer, T, **options)
+        )
+        reading = python_peak(
+            lambda: pretraining_records_dataset(folder, tokenizer, 1, P)
+        )
+        return np.array([writing, reading])
+
+    peaks(3)  # what is made once
+    growth = (peaks(331) - peaks(31)) / 300  # bytes a shard
+    assert (growth < 100).all(), growth

@@ -2,6 +2,7 @@
 
 import collections
 import gzip
+import importlib
 import lzma
 import tracemalloc
 
@@ -36,6 +37,7 @@ def test_folders(tmp_path):
     (tmp_path / ".hidden" / "a.txt").write_text("No.")
     (tmp_path / "picture.png").write_bytes(b"\x00")
     (tmp_path / "z.md").write_text("Last.")
+    (tmp_path / "b" / "c.txt").symlink_to(tmp_path / "b" / "c")  # no file
     (tmp_path / "b" / "c" / "y.txt").write_text("Two.")
     (tmp_path / "a.jsonl").write_text('{"text": "One."}')
     documents = list(read_documents(tmp_path))
@@ -45,6 +47,15 @@ def test_folders(tmp_path):
         "Last.",
     ]
     assert [document.label for document in documents] == ["", "b", ""]
+
+
+def test_a_file_without_blank_lines_comes_in_parts(tmp_path, monkeypatch):
+    """Memory holds one document, so that none may be as large as its file."""
+    module = importlib.import_module("keras_tformer.data.read_documents")
+    monkeypatch.setattr(module, "_MOST_CHARACTERS", 11)
+    (tmp_path / "a.txt").write_text("Five.\nSix ..\nA line of 19 signs.\nab\n\ncd\n")
+    found = [document.paragraphs for document in read_documents(tmp_path)]
+    assert found == [["Five.", "Six .."], ["A line of 19 signs."], ["ab"], ["cd"]]
 
 
 def test_real_corpus(data_folder):
