@@ -5,6 +5,18 @@ registers its layers with Keras, so that saved models load; a heavy library (Ten
 Text, TF-MOT, KerasHub, safetensors) is imported by the function that needs it.
 """
 
+try:
+    import keras  # noqa: F401
+except ModuleNotFoundError as error:
+    missing = str(error.name).split(".")[0]
+    if missing not in ("tensorflow", "jax", "torch"):
+        raise
+    raise ImportError(
+        f"Keras runs on the package `{missing}` here, which is missing. Install it, "
+        "or name a backend that is installed in the environment variable "
+        'KERAS_BACKEND ("tensorflow", "jax" or "torch") before Python starts.'
+    ) from error
+
 from keras_tformer import (
     checkpoints,  # published weights <-> our models
     compress,  # Model -> smaller Model

@@ -6,9 +6,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("jax", reason="needs the [reference] extra")
-pytest.importorskip("tokenizers", reason="the engine on the host")
-pytest.importorskip("safetensors", reason="needs the extra [hub]")
+from keras_tformer import data
 
 PROGRAM = """
 import sys
@@ -42,20 +40,59 @@ assert kt.models.generate(language_model, [[5, 7]], max_length=4).shape[0] == 1
 """
 
 
-@pytest.mark.slow
-def test_build_train_load_and_generate_without_it(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "PYTHONPATH": os.pathsep.join(
-                os.path.abspath(path) for path in sys.path if path
-            ),
-        },
-        cwd=tmp_path,
+def run(program, folder, **environment):
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+@pytest.mark.slow
+def test_build_train_load_and_generate_without_it(tmp_path):
+    pytest.importorskip("jax", reason="needs the [reference] extra")
+    pytest.importorskip("tokenizers", reason="the engine on the host")
+    pytest.importorskip("safetensors", reason="needs the extra [hub]")
+    process = run(PROGRAM, tmp_path, KERAS_BACKEND="jax")
     assert process.returncode == 0, process.stderr
+
+
+@pytest.fixture
+def without_tensorflow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if not installed
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("classification_dataset", (["a"], [0], None, 8, 1)),
+        ("from_data_service", (None, "localhost:5050")),
+        ("language_modelling_task", ([], None, 8, 1)),
+        ("masked_lm_dataset", ([], None, 8, 1)),
+        ("next_sentence_dataset", ([], None, 8, 1)),
+        ("pretraining_records_dataset", ("none", None, 1)),
+        ("question_answering_task", ([], None, 8, 1)),
+        ("sentence_order_dataset", ([], None, 8, 1)),
+        ("start_dispatcher", ()),
+        ("start_worker", ("localhost:5050",)),
+        ("tagging_task", ([], None, 8, 1)),
+        ("translation_task", ([], [], None, 8, 1)),
+        ("write_pretraining_records", ([], "none", None, 8)),
+        ("write_pretraining_records_with_beam", ([], "none", None, "none", 8)),
+    ],
+)
+def test_data_sets_say_what_to_install(without_tensorflow, function, arguments):
+    with pytest.raises(ImportError, match="pip install .tensorflow"):
+        getattr(data, function)(*arguments)
+
+
+def test_the_import_says_what_to_install(tmp_path):
+    program = "import sys; sys.modules['tensorflow'] = None; import keras_tformer.data"
+    process = run(program, tmp_path, KERAS_BACKEND="tensorflow")
+    assert process.returncode != 0
+    assert "ImportError: Keras runs on the package `tensorflow` here" in process.stderr
+    assert "KERAS_BACKEND" in process.stderr.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.data.pretraining_records import (
     finish_folder,
     is_finished,
@@ -55,9 +56,10 @@ def write_pretraining_records_with_beam(
         The totals, see `write_pretraining_records`.
 
     Raises:
-        ImportError: if Apache Beam is missing.
+        ImportError: if Apache Beam or TensorFlow is missing.
         ValueError: as `write_pretraining_records`.
     """
+    import_tensorflow()
     try:
         import apache_beam as beam
     except ImportError:

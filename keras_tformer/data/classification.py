@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.text import pack
 
 
@@ -46,8 +47,7 @@ def classification_dataset(
         ValueError: if there are no texts, if texts, labels or second texts differ
             in number, or if a label is not among the class names.
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     texts = list(texts)
     if not texts:
         raise ValueError("There are no texts; expected at least one text and label.")

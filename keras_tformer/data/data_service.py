@@ -15,6 +15,8 @@ keeps clients waiting.
 
 import argparse
 
+from keras_tformer.data.import_tensorflow import import_tensorflow
+
 SHARDING = ("dynamic", "off")
 
 
@@ -38,8 +40,7 @@ def from_data_service(dataset, dispatcher, sharding="dynamic", job_name=None):
     Raises:
         ValueError: if `sharding` is unknown or the address has no port.
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     if sharding not in SHARDING:
         raise ValueError(
             f"sharding is {sharding!r}; expected one of {', '.join(SHARDING)}."
@@ -68,8 +69,7 @@ def start_dispatcher(port=0):
     Returns:
         A `tf.data.experimental.service.DispatchServer`; `.target` holds its address.
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     config = tf.data.experimental.service.DispatcherConfig(port=port)
     return tf.data.experimental.service.DispatchServer(config)
 
@@ -87,8 +87,7 @@ def start_worker(dispatcher, port=0, worker_address=None):
     Returns:
         A `tf.data.experimental.service.WorkerServer`.
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     try:
         # Its operations must be known before a pipeline that tokenizes arrives.
         import tensorflow_text  # noqa: F401

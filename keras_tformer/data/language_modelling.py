@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_tformer.data.document_packing import fill_rows, pack_rows
 from keras_tformer.data.documents import encode_documents
+from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.data.task import Task
 
 
@@ -52,8 +53,7 @@ def language_modelling_task(
         >>> inputs["token_ids"].numpy().tolist(), labels.numpy().tolist()
         ([[2, 5, 6, 3], [2, 6, 0, 0]], [[5, 6, 3, 2], [6, 3, 0, 0]])
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     sequences = [
         [tokenizer.start_id, *ids, tokenizer.end_id]
         for ids in encode_documents(documents, tokenizer)

@@ -4,14 +4,13 @@ import numpy as np
 
 from keras_tformer.data.document_packing import fill_rows, pack_rows
 from keras_tformer.data.documents import encode_documents
-from keras_tformer.data.masking import (
-    check_masking,
-    mask_tokens,
-    maskable_tokens,
-    ordinary_ids,
-    row_uniform,
+from keras_tformer.data.import_tensorflow import import_tensorflow
+from keras_tformer.data.masking import check_masking, masker, row_uniform
+from keras_tformer.data.pretraining_rows import (
+    batches_by_step,
+    cut_at_words,
+    shuffled_rows,
 )
-from keras_tformer.data.pretraining_rows import cut_at_words, shuffled_rows
 
 
 def masked_lm_dataset(
@@ -72,8 +71,7 @@ def masked_lm_dataset(
         >>> inputs["document_ids"].numpy().tolist()
         [[1, 1, 1, 1, 2, 2, 2]]
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     max_predictions = check_masking(
         sequence_length, max_predictions, mask_share, masking
     )
@@ -90,15 +88,9 @@ def masked_lm_dataset(
             document_ids[row, : len(ids)] = 1
             token_ids[row, : len(ids)] = ids
     num_rows = len(token_ids)
-    if num_rows == 0 or (num_epochs is not None and num_rows * num_epochs < batch_size):
-        raise ValueError(
-            f"The documents hold {num_rows} rows of {sequence_length} tokens, fewer "
-            f"than one batch of {batch_size}; give more text or a smaller batch_size."
-        )
     with tf.init_scope():
         all_token_ids, all_document_ids = map(tf.constant, (token_ids, document_ids))
-        starts_word = tf.constant(tokenizer.starts_word)  # (V,)
-        replacements = tf.constant(ordinary_ids(tokenizer))
+    mask = masker(tokenizer, max_predictions, mask_share, masking)
 
     def make_batch(step):
         index, epochs = shuffled_rows(step, batch_size, num_rows, seed)
@@ -111,26 +103,12 @@ def masked_lm_dataset(
         }
         if has_packed_documents:
             inputs["document_ids"] = document_ids
-        masked_ids, positions, hidden_ids, weights = mask_tokens(
-            token_ids,
-            maskable_tokens(inputs, tokenizer),
-            tf.gather(starts_word, token_ids),
-            tokenizer.mask_id,
-            replacements,
-            max_predictions,
-            mask_share,
-            masking,
-            row_uniform(seed, index, epochs),
-        )
-        inputs |= {"token_ids": masked_ids, "mask_positions": positions}
+        inputs, hidden_ids, weights = mask(inputs, row_uniform(seed, index, epochs))
         return inputs, {"masked_lm": hidden_ids}, {"masked_lm": weights}
 
-    last_step = np.iinfo("int64").max
-    if num_epochs is not None:
-        last_step = num_rows * num_epochs // batch_size
-    dataset = tf.data.Dataset.range(first_step, last_step)
-    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return batches_by_step(
+        make_batch, num_rows, sequence_length, batch_size, num_epochs, first_step
+    )
 
 
 def texts_that_fit(documents, tokenizer, sequence_length):

@@ -98,6 +98,44 @@ def mask_tokens(
     return masked_ids, positions, hidden_ids, tf.cast(counts, tf.float32)
 
 
+def masker(tokenizer, max_predictions, mask_share, masking):
+    """Returns a function that hides tokens of packed rows.
+
+    Args:
+        tokenizer: `WordPieceTokenizer` or `SentencePieceTokenizer`.
+        max_predictions, mask_share, masking: see `mask_tokens`.
+
+    Returns:
+        A function `(inputs, uniform) -> (inputs, hidden ids, weights)`: it takes the
+        packed rows as a dict of `(B, T)` tensors and the random numbers of
+        `mask_tokens`, and returns the rows with masks and `"mask_positions"`
+        `(B, P)`, the ids hidden there `(B, P)` and their weights `(B, P)`.
+    """
+    import tensorflow as tf
+
+    with tf.init_scope():
+        starts_word = tf.constant(tokenizer.starts_word)  # (V,)
+        replacements = tf.constant(ordinary_ids(tokenizer))
+
+    def mask(inputs, uniform):
+        token_ids = inputs["token_ids"]
+        masked_ids, positions, hidden_ids, weights = mask_tokens(
+            token_ids,
+            maskable_tokens(inputs, tokenizer),
+            tf.gather(starts_word, token_ids),
+            tokenizer.mask_id,
+            replacements,
+            max_predictions,
+            mask_share,
+            masking,
+            uniform,
+        )
+        inputs = {**inputs, "token_ids": masked_ids, "mask_positions": positions}
+        return inputs, hidden_ids, weights
+
+    return mask
+
+
 def check_masking(sequence_length, max_predictions, mask_share, masking):
     """Checks what pretraining was asked for and returns the number of predictions.
 

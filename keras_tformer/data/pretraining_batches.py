@@ -2,14 +2,10 @@
 
 import numpy as np
 
-from keras_tformer.data.masking import (
-    check_masking,
-    check_share,
-    mask_tokens,
-    maskable_tokens,
-    ordinary_ids,
-)
+from keras_tformer.data.import_tensorflow import import_tensorflow
+from keras_tformer.data.masking import check_masking, check_share, masker
 from keras_tformer.data.pretraining_rows import (
+    batches_by_step,
     flatten_documents,
     shuffled_rows,
     tile_documents,
@@ -47,24 +43,17 @@ def pretraining_batches(
     Raises:
         ValueError: see there.
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     check_share("short_sequence_share", short_sequence_share)
     max_predictions = check_masking(
         sequence_length, max_predictions, mask_share, masking
     )
     room = sequence_length - 3
-    starts_word = tokenizer.starts_word
     ids, words, sentences, document_ends = flatten_documents(
-        documents, tokenizer, starts_word
+        documents, tokenizer, tokenizer.starts_word
     )
     starts, ends = tile_documents(words, sentences, document_ends, room)
     num_rows = len(starts)
-    if num_rows == 0 or (num_epochs is not None and num_rows * num_epochs < batch_size):
-        raise ValueError(
-            f"The documents hold {num_rows} rows of {sequence_length} tokens, fewer "
-            f"than one batch of {batch_size}; give more text or a smaller batch_size."
-        )
     # Documents without a word are nobody's neighbour.
     document_ends = np.unique(np.append(0, document_ends)).astype("int32")[1:]
     if pair_task == "next_sentence" and len(document_ends) < 2:
@@ -75,9 +64,8 @@ def pretraining_batches(
     with tf.init_scope():
         ids, words, sentences = map(tf.constant, (ids, words, sentences))
         starts, ends = tf.constant(starts), tf.constant(ends)  # (rows,)
-        starts_word = tf.constant(starts_word)  # (V,)
-        replacements = tf.constant(ordinary_ids(tokenizer))
         document_ends = tf.constant(document_ends)  # (documents,)
+    mask = masker(tokenizer, max_predictions, mask_share, masking)
 
     def other_segment(start, split, end, below):
         """A segment of another document, where it can as long as the right one."""
@@ -149,19 +137,7 @@ def pretraining_batches(
             name: tf.ensure_shape(value, (batch_size, sequence_length))
             for name, value in packed.items()
         }
-        token_ids = packed["token_ids"]
-        masked_ids, positions, hidden_ids, weights = mask_tokens(
-            token_ids,
-            maskable_tokens(packed, tokenizer),
-            tf.gather(starts_word, token_ids),
-            tokenizer.mask_id,
-            replacements,
-            max_predictions,
-            mask_share,
-            masking,
-            uniform,
-        )
-        inputs = {**packed, "token_ids": masked_ids, "mask_positions": positions}
+        inputs, hidden_ids, weights = mask(packed, uniform)
         targets = {
             "masked_lm": hidden_ids,
             pair_task: tf.cast(negative, tf.int32),
@@ -172,12 +148,9 @@ def pretraining_batches(
         }
         return inputs, targets, sample_weights
 
-    last_step = np.iinfo("int64").max
-    if num_epochs is not None:
-        last_step = num_rows * num_epochs // batch_size
-    dataset = tf.data.Dataset.range(first_step, last_step)
-    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return batches_by_step(
+        make_batch, num_rows, sequence_length, batch_size, num_epochs, first_step
+    )
 
 
 def _either(tf, condition, a, b, c, d):

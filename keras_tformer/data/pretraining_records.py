@@ -6,6 +6,7 @@ import multiprocessing
 import pathlib
 import tempfile
 
+from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.data.masking import check_masking, check_share
 from keras_tformer.data.record_manifest import (
     MANIFEST,
@@ -85,6 +86,7 @@ def write_pretraining_records(
         ValueError: if an argument is out of range, if there are no documents, or if
             the folder holds records of other settings or of another corpus.
     """
+    import_tensorflow()
     settings = record_settings(
         tokenizer,
         sequence_length,

@@ -5,13 +5,8 @@ import pathlib
 
 import numpy as np
 
-from keras_tformer.data.masking import (
-    check_masking,
-    mask_tokens,
-    maskable_tokens,
-    ordinary_ids,
-    row_uniform,
-)
+from keras_tformer.data.import_tensorflow import import_tensorflow
+from keras_tformer.data.masking import check_masking, masker, row_uniform
 from keras_tformer.data.record_manifest import (
     check_shard,
     read_cards,
@@ -75,8 +70,7 @@ def pretraining_records_dataset(
             or were made with another vocabulary; or if there are fewer shards than
             workers.
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     folder = pathlib.Path(folder)
     header = read_header(folder)
     settings = header["settings"]
@@ -123,9 +117,8 @@ def pretraining_records_dataset(
             f"{batch_size}; give more text or a smaller batch_size."
         )
     with tf.init_scope():
-        starts_word = tf.constant(tokenizer.starts_word)  # (V,)
-        replacements = tf.constant(ordinary_ids(tokenizer))
         files = tf.constant(files)
+    mask = masker(tokenizer, max_predictions, mask_share, masking)
     names = ["token_ids", "document_ids"] if pair_task is None else ["first", "second"]
     names += ["mask_positions", "masked_lm"] if fixed_masks else []
     features = {name: tf.io.RaggedFeature(tf.int64) for name in names}
@@ -182,7 +175,6 @@ def pretraining_records_dataset(
     def make_batch(serialized, epochs):
         rows = tf.io.parse_example(serialized, features)
         inputs = read_inputs(rows)
-        token_ids = inputs["token_ids"]
         if fixed_masks:
             positions, hidden_ids = (
                 filled(rows[name], max_predictions)
@@ -191,21 +183,12 @@ def pretraining_records_dataset(
             counts = tf.cast(rows["masked_lm"].row_lengths(), tf.int32)
             counts = tf.ensure_shape(counts, (batch_size,))
             weights = tf.sequence_mask(counts, max_predictions, tf.float32)
+            inputs["mask_positions"] = positions
         else:
-            token_ids, positions, hidden_ids, weights = mask_tokens(
-                token_ids,
-                maskable_tokens(inputs, tokenizer),
-                tf.gather(starts_word, token_ids),
-                tokenizer.mask_id,
-                replacements,
-                max_predictions,
-                mask_share,
-                masking,
-                row_uniform(
-                    seed, tf.ensure_shape(rows["index"], (batch_size,)), epochs
-                ),
+            numbers = tf.ensure_shape(rows["index"], (batch_size,))
+            inputs, hidden_ids, weights = mask(
+                inputs, row_uniform(seed, numbers, epochs)
             )
-        inputs |= {"token_ids": token_ids, "mask_positions": positions}
         targets, sample_weights = {"masked_lm": hidden_ids}, {"masked_lm": weights}
         if pair_task is not None:
             labels = tf.cast(rows["label"], tf.int32)

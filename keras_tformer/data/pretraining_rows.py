@@ -131,3 +131,26 @@ def shuffled_rows(step, batch_size, num_rows, seed):
         rounds=4,
     )
     return index, epoch
+
+
+def batches_by_step(
+    make_batch, num_rows, sequence_length, batch_size, num_epochs, first_step
+):
+    """Returns the data set of what `make_batch` makes of each step's number.
+
+    Raises:
+        ValueError: if there are fewer rows than a batch.
+    """
+    import tensorflow as tf
+
+    if num_rows == 0 or (num_epochs is not None and num_rows * num_epochs < batch_size):
+        raise ValueError(
+            f"The documents hold {num_rows} rows of {sequence_length} tokens, fewer "
+            f"than one batch of {batch_size}; give more text or a smaller batch_size."
+        )
+    last_step = np.iinfo("int64").max
+    if num_epochs is not None:
+        last_step = num_rows * num_epochs // batch_size
+    dataset = tf.data.Dataset.range(first_step, last_step)
+    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(tf.data.AUTOTUNE)

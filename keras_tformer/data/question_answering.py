@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.data.squad import read_squad
 from keras_tformer.text import pack
 
@@ -99,8 +100,7 @@ def question_answering_task(
         >>> inputs["token_ids"].numpy().tolist(), int(labels["start"][0])
         ([[2, 5, 6, 3, 7, 6, 8, 3]], 4)
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     if not isinstance(questions, (list, tuple)):
         questions = read_squad(questions)
     if not questions:

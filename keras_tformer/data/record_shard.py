@@ -9,12 +9,7 @@ import numpy as np
 
 from keras_tformer.data.document_packing import fill_rows, pack_rows
 from keras_tformer.data.masked_lm import texts_that_fit
-from keras_tformer.data.masking import (
-    mask_tokens,
-    maskable_tokens,
-    ordinary_ids,
-    row_uniform,
-)
+from keras_tformer.data.masking import masker, row_uniform
 from keras_tformer.data.record_manifest import file_checksum, write_card
 from keras_tformer.data.segment_pairs import segment_pairs
 from keras_tformer.text import pack
@@ -180,20 +175,20 @@ def _mask(rows, packed, tokenizer, settings):
     import tensorflow as tf
 
     keys = np.array([row["index"][0] for row in rows], "int64")
-    masked = mask_tokens(
-        tf.constant(packed["token_ids"]),
-        tf.constant(maskable_tokens(packed, tokenizer)),
-        tf.constant(tokenizer.starts_word[packed["token_ids"]]),
-        tokenizer.mask_id,
-        tf.constant(ordinary_ids(tokenizer)),
+    mask = masker(
+        tokenizer,
         settings["max_predictions"],
         settings["mask_share"],
         settings["masking"],
+    )
+    inputs, hidden, weights = mask(
+        {name: tf.constant(value) for name, value in packed.items()},
         row_uniform(settings["seed"], keys, np.zeros_like(keys)),
     )
-    ids, positions, hidden, weights = (value.numpy() for value in masked)
+    hidden, weights = hidden.numpy(), weights.numpy()
+    positions = inputs["mask_positions"].numpy()
     for place, row in enumerate(rows):
         count = int(weights[place].sum())
         row["mask_positions"] = positions[place, :count].tolist()
         row["masked_lm"] = hidden[place, :count].tolist()
-    return ids.tolist()
+    return inputs["token_ids"].numpy().tolist()

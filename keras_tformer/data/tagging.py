@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.data.task import Task
 from keras_tformer.data.text_lines import bad_line, read_lines
 
@@ -145,8 +146,7 @@ def tagging_task(
         >>> task.class_names
         ['O', 'B-person']
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     skipped = {}
     if not isinstance(sentences, (list, tuple)):
         sentences = read_conll(sentences)

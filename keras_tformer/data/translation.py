@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 
+from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.data.task import Task
 from keras_tformer.data.text_lines import bad_line, read_lines
 
@@ -117,8 +118,7 @@ def translation_task(
         >>> inputs["encoder_token_ids"].numpy().tolist(), labels.numpy().tolist()
         ([[5, 6, 3]], [[6, 3, 0]])
     """
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     if len(sources) != len(targets) or not sources:
         raise ValueError(
             f"There are {len(sources)} sources and {len(targets)} targets; expected "
