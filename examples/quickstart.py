@@ -261,7 +261,6 @@ def corpus(options):
     unlabelled = [document for document in documents if not document.label]
     documents = [document for document in documents if document.label]
     parts = kt.data.split_documents(documents, seed=options.seed)
-    check_classes(*parts)
     splits = {**dict(zip(PARTS, parts, strict=True)), "unlabelled": unlabelled}
     write(options.output / "settings.json", settings(options))
     write(file, splits)
@@ -286,17 +285,6 @@ def check_output(options):
             raise ValueError(
                 f"{options.output} holds a run with other settings ({was}); repeat "
                 "them to go on with it, or give another --output."
-            )
-
-
-def check_classes(train, dev, test):
-    labels = {document.label for document in [*train, *dev, *test]}
-    for name, part in (("train", train), ("dev", dev), ("test", test)):
-        missing = sorted(labels - {document.label for document in part})
-        if missing:
-            raise ValueError(
-                f"The class(es) {', '.join(missing[:5])} have too few texts: none is "
-                f"left for the {name} part; expected ten different texts or more."
             )
 
 

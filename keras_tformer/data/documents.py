@@ -66,7 +66,7 @@ def split_documents(
 
     Documents of a label are dealt out by size, so that every part gets its share
     of long and of short ones; which of those of about equal size go where is
-    random. A label with only a few documents may be missing in the small parts.
+    random.
 
     Args:
         documents: list of `Document`, best after `deduplicate`.
@@ -79,7 +79,8 @@ def split_documents(
         A tuple with one list of `Document` per share, each in corpus order.
 
     Raises:
-        ValueError: if a share is not positive or the shares do not add up to 1.
+        ValueError: if a share is not positive, the shares do not add up to 1, or a
+            label has too few documents to stand in every part.
     """
     if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(
@@ -111,6 +112,13 @@ def split_documents(
                 part = lacks.index(max(lacks))
                 parts[part].append(index)
                 counts[part] += 1
+        if not all(counts):
+            raise ValueError(
+                f"The label {label!r} has too few documents, {len(indices)}: none is "
+                f"left for part {counts.index(0) + 1} of {len(shares)}. Give more of "
+                "them, or shorter ones where max_paragraphs_per_label leaves some "
+                "out, or leave the label out."
+            )
     return tuple([documents[i] for i in sorted(part)] for part in parts)
 
 

@@ -61,6 +61,18 @@ def test_shares_hold_for_every_label():
         assert abs(size / sum(sizes) - share) < 0.02
 
 
+def test_a_label_that_would_be_missing_in_a_part():
+    """Of six documents dealt out by tens, none is left for the last tenth."""
+    documents = [Document("ab"[number < 6], [str(number)]) for number in range(29)]
+    with pytest.raises(ValueError, match="'b' has too few documents, 6: .* part 3 of"):
+        split_documents(documents)
+    seven = [Document("ab"[number < 7], [str(number)]) for number in range(29)]
+    for part in split_documents(seven):
+        assert {document.label for document in part} == {"a", "b"}
+    with pytest.raises(ValueError, match="'a' has too few documents, 1: .* part 2 of"):
+        split_documents(seven, max_paragraphs_per_label=1)
+
+
 def test_seed_decides():
     documents = corpus(101)
     assert split_documents(documents, seed=3) == split_documents(documents, seed=3)
