@@ -15,11 +15,12 @@ decomposes as Unicode's "NFKC_Casefold" does, where BERT lower-cases and decompo
 canonically (NFD). So it writes out compatible signs (273 paragraphs: the ellipsis in
 one character becomes three dots, a superscript two "2", a half "1/2", the ligature fi
 two letters) and folds letters that have a capital form of two letters or two small
-forms (188: sharp s becomes "ss", the Greek final sigma an ordinary one); both in 4. Of
-the last 2, the one looked at holds U+FFFD, which BERT drops and it takes for a letter.
-All are differences from BERT's own code too, which the Rust library follows. "ours
-graph" is FastBertTokenizer behind operations that prepare the text as BERT does, which
-gives the Rust library's ids and needs half as much CPU time again.
+forms (188: sharp s becomes "ss", the Greek final sigma an ordinary one); both in 4. The
+last 2 hold U+FFFD, which BERT drops and it takes for a letter: the word around it
+becomes `[UNK]`, where BERT joins what is on both sides ("agents" and "cyclonic", "gin"
+and "gayu"). All are differences from BERT's own code too, which the Rust library
+follows. "ours graph" is FastBertTokenizer behind operations that prepare the text as
+BERT does, which gives the Rust library's ids and needs half as much CPU time again.
 """
 
 import argparse
