@@ -6,8 +6,9 @@
 
 Three questions, each answered by its own part (`--measure`):
 
-- `batches`: rows a second out of each source of batches, for every way of masking;
-- `write`: rows and megabytes of text a second from documents to records on disk;
+- `batches`: rows a second out of each source of batches, for every way of masking, and
+  rows for each second of CPU;
+- `write`: rows and megabytes of text from documents to records on disk, likewise;
 - `step`: what share of a training step the input takes: a step of a small ALBERT on a
   batch that lies ready, the step that takes its batches from the source while it
   trains, and a batch by itself, from the start of an epoch to its end. CPU time counts
@@ -113,7 +114,7 @@ def measure_write(arguments, documents, tokenizer, folder):
     results = {}
     tokenizer.encode(["makes the engine"])
     for name, masking in (("plain", None), ("fixed", "whole_word")):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         totals = data.write_pretraining_records(
             documents,
             f"{folder}/{name}",
@@ -123,21 +124,23 @@ def measure_write(arguments, documents, tokenizer, folder):
             masking=masking,
             documents_per_shard=max(2, len(documents) // 8),
         )
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         rows = totals["rows"]
         results[name] = {"rows": rows, "seconds": seconds, "characters": characters}
         print(
             f"  written {name:6}{rows / seconds:10.0f} rows/s"
-            f"{characters / 1e6 / seconds:8.2f} MB/s, one process"
+            f"{characters / 1e6 / seconds:8.2f} MB/s, one process;"
+            f"{rows / cpu:10.0f} rows/CPU s{characters / 1e6 / cpu:8.2f} MB/CPU s"
         )
     return results
 
 
 def seconds_of_batches(iterator, count):
-    start = time.perf_counter()
+    """Returns seconds a batch, by the clock and of CPU."""
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         next(iterator)
-    return (time.perf_counter() - start) / count
+    return (time.perf_counter() - start) / count, (time.process_time() - cpu) / count
 
 
 def measure_batches(arguments, documents, tokenizer, folder):
@@ -153,10 +156,12 @@ def measure_batches(arguments, documents, tokenizer, folder):
             if round_number >= 0:  # The first one traces and fills buffers.
                 times[name].append(seconds)
     for name, measured in times.items():
-        rates = sorted(arguments.batch / seconds for seconds in measured)
+        rates = sorted(arguments.batch / seconds for seconds, _ in measured)
+        cpu = statistics.median(cpu for _, cpu in measured)
         print(
             f"  {name:40}{statistics.median(rates):10.0f} rows/s"
             f"  ({rates[0]:.0f} to {rates[-1]:.0f})"
+            f"{arguments.batch / cpu:10.0f} rows/CPU s"
         )
     return times
 

@@ -47,9 +47,8 @@ def write_pretraining_records(
     and a run that was stopped goes on with the shards that are missing. Next sentences
     come from the documents of the same shard.
 
-    Memory does not grow with the corpus: it holds one shard at a time (with
-    `num_processes` up to three for each), about 30 bytes for every character, and
-    nothing of those that are done.
+    Memory does not grow with the corpus: a process holds one shard, about 40 bytes for
+    every character of it, and nothing of those that are done.
 
     By default segments are stored without masks, and `pretraining_records_dataset`
     masks them anew in every epoch (Liu et al. 2019, arXiv 1907.11692, section 4.1).
