@@ -24,9 +24,12 @@ def next_sentence_dataset(
     `random_share` of the rows and else what follows the first, and hides some of its
     words: of the chosen tokens 80 % become `[MASK]`, 10 % another token, 10 % stay.
     Documents are tokenized once, here. Segments are cut, paired, masked and ordered
-    anew in every epoch. Devlin et al. 2018 (arXiv 1810.04805), section 3.1 and
-    appendix A. A segment that gave way to another document's stays out of that epoch;
-    `segment_pairs`, as BERT's own preparation, puts it back.
+    anew in every epoch. They are whole sentences, as many as fit: one that ended within
+    a sentence would give the label away. Only a sentence of more than half a row is
+    cut, and a random one where none that fits is found. Devlin et al. 2018 (arXiv
+    1810.04805), section 3.1 and appendix A. A segment that gave way to another
+    document's stays out of that epoch; `segment_pairs`, as BERT's own preparation, puts
+    it back.
 
     A batch depends on `seed` and its number alone. So a run that stopped after
     `n` steps goes on with `first_step=n` as if it had never stopped.

@@ -49,45 +49,52 @@ def pretraining_batches(
         sequence_length, max_predictions, mask_share, masking
     )
     room = sequence_length - 3
+    # Half of a row at most, so that any two sentences have room in one.
     ids, words, sentences, document_ends = flatten_documents(
-        documents, tokenizer, tokenizer.starts_word
+        documents, tokenizer, tokenizer.starts_word, max(room // 2, 1)
     )
     starts, ends = tile_documents(words, sentences, document_ends, room)
     num_rows = len(starts)
     # Documents without a word are nobody's neighbour.
     document_ends = np.unique(np.append(0, document_ends)).astype("int32")[1:]
-    if pair_task == "next_sentence" and len(document_ends) < 2:
+    num_documents = len(document_ends)
+    if pair_task == "next_sentence" and num_documents < 2:
         raise ValueError(
             "There is one document; expected at least two, so that a segment can come "
             "from another one. Give more text, or use sentence_order_dataset."
         )
     with tf.init_scope():
+        positions = tf.constant(words[sentences])  # where each sentence begins
         ids, words, sentences = map(tf.constant, (ids, words, sentences))
         starts, ends = tf.constant(starts), tf.constant(ends)  # (rows,)
         document_ends = tf.constant(document_ends)  # (documents,)
     mask = masker(tokenizer, max_predictions, mask_share, masking)
 
-    def other_segment(start, split, end, below):
-        """A segment of another document, where it can as long as the right one."""
-        number = tf.searchsorted(document_ends, start, side="right")  # (B,)
-        num_documents = len(document_ends)
-        other = (number + 1 + below(15, tf.fill([batch_size], num_documents - 1))) % (
-            num_documents
-        )
-        other_start = tf.where(
+    def other_segment(document, size, below):
+        """Sentences of another document, as many as fit into `size` ids."""
+        other = document + 1 + below(15, tf.fill([batch_size], num_documents - 1))
+        other = other % num_documents
+        lowest = tf.where(
             other > 0, tf.gather(document_ends, tf.maximum(other - 1, 0)), 0
         )
-        other_end = tf.gather(document_ends, other)
-        # From a random sentence to the last word that fits.
-        lowest = tf.searchsorted(sentences, other_start, side="left")
-        highest = tf.searchsorted(sentences, other_end, side="left")
-        begin = tf.gather(sentences, lowest + below(16, highest - lowest))
-        length = tf.gather(words, end) - tf.gather(words, split)
-        begin_position = tf.gather(words, begin)
-        limit = tf.minimum(begin_position + length, tf.gather(words, other_end))
-        last = tf.gather(words, tf.searchsorted(words, limit, side="right") - 1)
+        highest = tf.gather(document_ends, other)
+        # Where no tried sentence fits, the last one is cut: as rarely as can be, for
+        # the right second segment ends with a sentence always.
+        for attempt in range(8):
+            begin = lowest + below(16 + attempt, highest - lowest)
+            fits = tf.gather(positions, begin + 1) - tf.gather(positions, begin) <= size
+            if attempt == 0:
+                chosen, found = begin, fits
+            chosen, found = tf.where(found, chosen, begin), found | fits
+        begin = tf.gather(positions, chosen)
+        limit = tf.minimum(begin + size, tf.gather(positions, highest))
+        last_sentence = tf.searchsorted(positions, limit, side="right") - 1
+        last_word = tf.searchsorted(words, limit, side="right") - 1
+        end = tf.where(
+            found, tf.gather(positions, last_sentence), tf.gather(words, last_word)
+        )
         # A word that is longer than the segment is cut.
-        return begin_position, tf.where(last > begin_position, last, limit)
+        return begin, tf.where(end > begin, end, limit)
 
     def make_batch(step):
         def uniform(number, *shape):
@@ -102,28 +109,36 @@ def pretraining_batches(
 
         index, _ = shuffled_rows(step, batch_size, num_rows, seed)
 
-        # From which word to which, and where the second segment begins: at a
-        # sentence where the row holds one, else at any word.
-        start, end = tf.gather(starts, index), tf.gather(ends, index)
-        short = uniform(10, batch_size) < short_sequence_share
-        end = tf.where(short, start + 2 + below(11, end - start - 1), end)
-        lowest = tf.searchsorted(sentences, start, side="right")
-        highest = tf.searchsorted(sentences, end, side="left")
-        sentence = lowest + below(12, tf.maximum(highest - lowest, 1))
-        sentence = tf.gather(sentences, tf.minimum(sentence, len(sentences) - 1))
-        split = tf.where(
-            highest > lowest, sentence, start + 1 + below(13, end - start - 1)
+        # From which sentence to which, and at which one the second segment begins; a
+        # sentence that is alone is cut at any word.
+        first, last = tf.gather(starts, index), tf.gather(ends, index)
+        document = tf.searchsorted(document_ends, first, side="right")
+        is_short = uniform(10, batch_size) < short_sequence_share
+        # Where nothing else could follow, or the row is to be shorter.
+        is_full = ~is_short & (last < tf.gather(document_ends, document))
+        is_alone = last - first < 2
+        others = tf.maximum(last - first - 1, 1)
+        last = tf.where(is_short & ~is_alone, first + 2 + below(11, others), last)
+        others = tf.maximum(last - first - 1, 1)
+        first_word, last_word = tf.gather(sentences, first), tf.gather(sentences, last)
+        split_word = tf.where(
+            is_alone,
+            first_word + 1 + below(13, tf.maximum(last_word - first_word - 1, 1)),
+            tf.gather(sentences, first + tf.where(is_alone, 0, 1 + below(12, others))),
+        )
+        start, split, end = (
+            tf.gather(words, word) for word in (first_word, split_word, last_word)
         )
         negative = uniform(14, batch_size) < negative_share
         if pair_task == "sentence_order":
-            start, split, end = (tf.gather(words, r) for r in (start, split, end))
             first_from, first_to = _either(tf, negative, split, end, start, split)
             second_from, second_to = _either(tf, negative, start, split, split, end)
         else:
-            other_from, other_to = other_segment(start, split, end, below)
-            first_from, first_to = tf.gather(words, start), tf.gather(words, split)
+            size = tf.where(is_full, room - (split - start), end - split)
+            other_from, other_to = other_segment(document, size, below)
+            first_from, first_to = start, split
             second_from, second_to = _either(
-                tf, negative, other_from, other_to, first_to, tf.gather(words, end)
+                tf, negative, other_from, other_to, split, end
             )
         packed = pack(
             tf.gather(ids, tf.ragged.range(first_from, first_to)),

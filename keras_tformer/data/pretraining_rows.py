@@ -47,63 +47,86 @@ def cut_at_words(ids, starts_word, longest):
     return [*pieces, (ids, starts)]
 
 
-def flatten_documents(documents, tokenizer, starts_word):
+def flatten_documents(documents, tokenizer, starts_word, longest):
     """Lays the whole corpus out as one row of ids.
+
+    A sentence of more than `longest` ids counts as several, and so does a word.
 
     Returns:
         Four int32 arrays: the ids; the position of every word and, at the end, of
-        the end; the number of the word that begins each sentence; the number of
-        the word after each document.
+        the end; the number of the word that begins each sentence and, at the end,
+        of the end; the number of the sentence after each document.
     """
-    texts, sentences_of = [], []
+    texts, counts = [], []
     for document in documents:
-        paragraphs = getattr(document, "paragraphs", document)
-        found = split_sentences(paragraphs)
+        found = split_sentences(getattr(document, "paragraphs", document))
         texts += found
-        sentences_of.append(len(found))
+        counts.append(len(found))
     encoded = tokenizer.encode(texts)
-    lengths = np.fromiter(map(len, encoded), "int64", len(encoded))
-    total = int(lengths.sum())
+    total = sum(map(len, encoded))
     ids = np.fromiter((i for row in encoded for i in row), "int32", total)
-    sentence_ends = np.cumsum(lengths)
-    is_word = starts_word[ids] if total else np.zeros(0, bool)
+    lengths, sentence_counts = [], [0]
+    for row in encoded:
+        if len(row) > longest:
+            row = list(row)
+            lengths += [len(p) for p, _ in cut_at_words(row, starts_word, longest)]
+        elif len(row):
+            lengths.append(len(row))
+        sentence_counts.append(len(lengths))
+    sentence_starts = np.append(0, np.cumsum(lengths)).astype("int64")
+    is_word = np.append(starts_word[ids], True) if total else np.ones(1, bool)
     # The first piece of a sentence begins a word, whatever it looks like.
-    is_word[(sentence_ends - lengths)[lengths > 0]] = True
-    words = np.append(np.flatnonzero(is_word), total)
-    sentences = np.searchsorted(words, (sentence_ends - lengths)[lengths > 0])
-    document_ends = np.append(0, sentence_ends)[np.cumsum(sentences_of)]
-    document_ends = np.searchsorted(words, document_ends)
+    is_word[sentence_starts] = True
+    words = np.flatnonzero(is_word)
+    sentences = np.searchsorted(words, sentence_starts)
+    document_ends = np.array(sentence_counts)[np.cumsum(counts, dtype="int64")]
     return ids, *(a.astype("int32") for a in (words, sentences, document_ends))
 
 
 def tile_documents(words, sentences, document_ends, room):
-    """Tiles every document with rows of at most `room` ids.
+    """Tiles every document with rows of whole sentences, at most `room` ids each.
 
-    A row is filled to the last word that fits; the next one begins at the last
-    sentence that begins in it, so that rows begin with sentences.
+    A row takes sentences until the next one does not fit, but leaves no sentence
+    alone at the end where it can. Every other document is tiled from its end: the
+    sentence that still fits is a short one, and were it always the last of its row,
+    lengths would tell the order of two segments.
+
+    Args:
+        words, sentences, document_ends: from `flatten_documents`, where `longest` was
+            at most half of `room`.
+        room: int.
 
     Returns:
-        Two int32 arrays: the first word of every row and the word after its last.
+        Two int32 arrays: the first sentence of every row and the one after its last.
     """
-    starts, ends = [], []
-    document_start = 0
-    for document_end in document_ends.tolist():
-        start = document_start
-        while start < document_end:
-            fits = np.searchsorted(words, words[start] + room, side="right") - 1
-            end = min(int(fits), document_end)
-            if end - start >= 2:  # two segments of at least one word each
-                starts.append(start)
-                ends.append(end)
-            if end == document_end:
-                break
-            sentence = np.searchsorted(sentences, end, side="right") - 1
-            sentence = int(sentences[sentence])
-            # A sentence longer than the row goes on where the row ended; a word
-            # longer than the row is left out.
-            start = sentence if sentence > start else max(end, start + 1)
-        document_start = document_end
-    return np.array(starts, "int32"), np.array(ends, "int32")
+    lengths = np.diff(words[sentences])
+    rows = []
+    begin = 0
+    for number, end in enumerate(document_ends.tolist()):
+        if number % 2:
+            found = _tile(lengths[begin:end][::-1], room)
+            rows += [(end - last, end - first) for first, last in found]
+        else:
+            found = _tile(lengths[begin:end], room)
+            rows += [(begin + first, begin + last) for first, last in found]
+        begin = end
+    # A word for each segment.
+    rows = [(a, b) for a, b in rows if sentences[b] - sentences[a] >= 2]
+    starts, ends = np.array(rows, "int32").reshape(-1, 2).T
+    return starts, ends
+
+
+def _tile(lengths, room):
+    """Gives the first sentence of every row and the one after its last."""
+    positions = np.append(0, np.cumsum(lengths))
+    rows, start, total = [], 0, len(lengths)
+    while start < total:
+        end = int(np.searchsorted(positions, positions[start] + room, side="right")) - 1
+        if total - end == 1 and end - start > 2:
+            end -= 1
+        rows.append((start, end))
+        start = end
+    return rows
 
 
 def shuffled_rows(step, batch_size, num_rows, seed):

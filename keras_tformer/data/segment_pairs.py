@@ -45,7 +45,9 @@ def segment_pairs(
     Devlin et al. 2018 (arXiv 1810.04805), appendix A.2; Lan et al. 2019 (arXiv
     1909.11942), section 3.1.
 
-    Every token stands in just one pair (in other documents' second segments besides).
+    Where segments begin and end says nothing about the label, as far as can be: all of
+    them are whole sentences. Every token stands in just one pair (in other documents'
+    second segments besides).
     BERT's own preparation cuts off what does not fit, and makes every sentence that
     is left alone a negative; here a sentence longer than half a row is cut into
     pieces, and one that is left alone is cut in two. Only a document of one word, which
@@ -132,6 +134,8 @@ def segment_pairs(
                 other = int(draw.integers(len(filled) - 1))
                 other = filled[other + (other >= place)]
                 size = max(target, len(first) + 1) - len(first)
+                if second and index + used == len(pieces):  # what ends the document
+                    size = len(second)
                 second = _cut(corpus[other], size, draw)
                 used = min(used, end)
                 negative = True
@@ -184,17 +188,25 @@ def _halves(piece, draw):
 
 
 def _cut(pieces, size, draw):
-    """Takes `size` ids from a random piece on, to the last word that fits."""
+    """Takes at most `size` ids from a random piece on, whole pieces where it can.
+
+    The right second segment ends with a sentence, so this one has to, too, or where it
+    ends would give the label away.
+    """
+    for _ in range(8):
+        begin = int(draw.integers(len(pieces)))
+        if len(pieces[begin][0]) <= size:
+            break
+    else:
+        ids, starts = pieces[begin]
+        return ids[
+            : max((start for start in starts if start <= size), default=0) or size
+        ]
     ids = []
-    for piece, starts in pieces[int(draw.integers(len(pieces))) :]:
-        room = size - len(ids)
-        if len(piece) > room:
-            end = max((start for start in starts if start <= room), default=0)
-            ids += piece[: end or (0 if ids else room)]
+    for piece, _ in pieces[begin:]:
+        if len(ids) + len(piece) > size:
             break
         ids += piece
-        if len(ids) == size:
-            break
     return ids
 
 

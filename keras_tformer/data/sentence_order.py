@@ -24,6 +24,8 @@ def sentence_order_dataset(
     `swap_share` of the rows, and hides some of its words: of the chosen tokens
     80 % become `[MASK]`, 10 % another token, 10 % stay. Documents are tokenized
     once, here. Segments are cut, swapped, masked and ordered anew in every epoch.
+    Rows are whole sentences, as many as fit: one that ended within a sentence would
+    give the order away. Only a sentence of more than half a row is cut.
     Lan et al. 2019 (arXiv 1909.11942), section 3.1; Devlin et al. 2018 (arXiv
     1810.04805), appendix A.
 
