@@ -126,6 +126,8 @@ def fit(options, model, tokenizer, train, dev):
     schedule = kt.training.InverseSquareRoot(options.hidden_dim, options.warmup_steps)
     model.compile(
         keras.optimizers.Adam(schedule, beta_2=0.98, epsilon=1e-9),
+        # On a CPU TensorFlow's own kernels take 0.9 of the time that XLA takes.
+        jit_compile=keras.backend.backend() == "jax",
         **kt.training.compile_arguments("transformer", label_smoothing=0.1),
     )
 
