@@ -36,7 +36,7 @@ def main(arguments=None):
 
     model = build(options, tokenizer)
     history = fit(options, model, tokenizer, train, dev)
-    average_weights(model, [weights_file(options, e) for e in averaged_epochs(options)])
+    average_weights(options, model)
 
     translations = translate(options, model, tokenizer, dev[0])
     scores = score(options, translations, dev[1])
@@ -163,14 +163,17 @@ def weights_file(options, epoch):
     return options.output / f"epoch-{epoch}.weights.h5"
 
 
-def average_weights(model, files):
-    """Gives a model the mean of the weights in several files."""
+def average_weights(options, model):
+    """Gives the model the mean of its weights after each of the last epochs."""
+    files = [weights_file(options, epoch) for epoch in averaged_epochs(options)]
     states = []
-    for file in files:
+    for file in filter(pathlib.Path.exists, files):  # none after fewer --epochs
         model.load_weights(file)
         states.append(model.get_weights())
-    means = [np.mean(values, axis=0) for values in zip(*states, strict=True)]
-    model.set_weights(means)
+    print(f"weights: the mean of {len(states)} epochs" if states else "last weights")
+    if states:
+        means = [np.mean(values, axis=0) for values in zip(*states, strict=True)]
+        model.set_weights(means)
 
 
 def translate(options, model, tokenizer, sources, rows=32):
@@ -230,7 +233,7 @@ def cross_attention(options, model, tokenizer, source, translation):
         [tokenizer.vocabulary[i] for i in side]
         for side in (source, [*target[1:], tokenizer.end_id])
     ]
-    return np.mean(scores, axis=(0, 1, 2)), *names
+    return np.mean(np.array(scores, "float32"), axis=(0, 1, 2)), *names
 
 
 def draw_attention(file, weights, source, target):
@@ -240,6 +243,7 @@ def draw_attention(file, weights, source, target):
     axis.imshow(weights, cmap="Blues", vmin=0)
     axis.set(xticks=range(len(source)), yticks=range(len(target)), yticklabels=target)
     axis.set_xticklabels(source, rotation=60, ha="right")
+    axis.set(xlabel="read", ylabel="written")
     figure.tight_layout()
     fine_tuning.write_whole(file, lambda file: figure.savefig(file, dpi=120))
     pyplot.close(figure)
