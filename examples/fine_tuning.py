@@ -166,11 +166,17 @@ def write_results(options, model, scores, history):
         ("scores.json", lambda file: file.write_text(json.dumps(scores, indent=2))),
         ("curves.png", lambda file: draw_curves(file, history)),
     ):
-        unfinished = options.output / f"unfinished-{name}"
-        write(unfinished)
-        os.replace(unfinished, options.output / name)
-    print(", ".join(f"{name} {score:.4f}" for name, score in scores.items()))
+        write_whole(options.output / name, write)
+    numbers = {name: x for name, x in scores.items() if not isinstance(x, str)}
+    print(", ".join(f"{name} {number:.4f}" for name, number in numbers.items()))
     print(f"model, predictions, scores and pictures are in {options.output}")
+
+
+def write_whole(file, write):
+    """Calls `write` with another name, then renames: never half of a file."""
+    unfinished = file.with_name(f"unfinished-{file.name}")
+    write(unfinished)
+    os.replace(unfinished, file)
 
 
 def draw_curves(file, history):

@@ -67,7 +67,7 @@ def main(arguments=None):
         seed=options.seed,
         sampler="top_k",
     )
-    print("continues:", tokenizer.decode(continued)[0])
+    print("continues:", tokenizer.decode(continued[0]))
     fine_tuning.write_results(options, model, scores, history)
 
 

@@ -10,6 +10,7 @@ from keras_tformer.models.compiled_decoding import compiled_for
 from keras_tformer.models.generation_inputs import (
     read_prompts,
     read_sources,
+    require_end_after_minimum,
     require_ids,
     require_numbers,
     round_up,
@@ -133,6 +134,7 @@ def generate(
         prompts = read_prompts(source, decoder)
     lengths = np.array([len(prompt) for prompt in prompts], "int32")
     _require_room(max_length, lengths, decoder)
+    require_end_after_minimum(forced_token_ids, end_token_id, min_length, lengths.min())
     batch = len(prompts)
     rows = round_up(batch, 8) if batch > 4 else 1 << (batch - 1).bit_length()
     if decoder.has_encoder:

@@ -152,12 +152,42 @@ def require_ids(values, vocabulary_size):
                     f"integers in [0, {vocabulary_size}). Received: {token_id!r}. Use "
                     "the tokenizer that the model was built for."
                 )
+    for step, token_id in forced.items():
+        if token_id in named["forbidden_token_ids"]:
+            raise ValueError(
+                "`generate` cannot write a token that is forbidden. Received: "
+                f"forced_token_ids={forced!r}, of which {token_id} (at {step}) is "
+                "among the `forbidden_token_ids`. Take it out of one of them."
+            )
     if len(set(named["forbidden_token_ids"])) >= vocabulary_size:
         raise ValueError(
             "`generate` cannot choose where every token is forbidden. Received: "
             f"{len(set(named['forbidden_token_ids']))} forbidden tokens of "
             f"{vocabulary_size}. Leave at least one."
         )
+
+
+def require_end_after_minimum(
+    forced_token_ids, end_token_id, min_length, shortest_prompt
+):
+    """Raises `ValueError` where the end is forced before `min_length` allows it.
+
+    Args:
+        forced_token_ids, end_token_id, min_length: see `generate`.
+        shortest_prompt: int, tokens of the shortest prompt.
+
+    Raises:
+        ValueError: with what came, what was expected and how to mend it.
+    """
+    for step, token_id in (forced_token_ids or {}).items():
+        length = shortest_prompt + step + 1
+        if token_id == end_token_id and length < min_length:
+            raise ValueError(
+                "`generate` cannot end a text before its minimum. Received: "
+                f"forced_token_ids={forced_token_ids!r}, which ends a text with "
+                f"{length} tokens, and min_length={min_length}. Force the end later, "
+                "or lower `min_length`."
+            )
 
 
 def read_sources(source, decoder):

@@ -101,7 +101,13 @@ def transformer(
         use_attention_bias: bool, whether attention's projections add a bias.
         use_output_bias: bool, whether every token of the target has a learned offset
             that is added to its logit, in a layer `"output_bias"` (Marian).
-        mask_value: negative float, see `DotProductAttention`.
+        mask_value: negative float, see `DotProductAttention`. A masked key weighs
+            `exp(its score + mask_value)` beside `exp(scores of the others)`: with -30
+            at most 1e-13 where it scores no higher than a key that counts, but all of
+            the attention where it scores more than 30 above them. Take -1e9 for an
+            exact mask (published checkpoints are loaded so), -30 for a model that will
+            be quantized to int8; it is no weight, and `set_weights` goes from one model
+            to the other.
         encoder_sequence_length, decoder_sequence_length: int to fix the lengths S and
             T of the inputs, or None.
         return_hidden_states: bool, whether to add the output of every block.

@@ -86,6 +86,41 @@ def test_transformer_of_sines_has_no_longest_text():
     assert tuple(model(pair(29, 37)).shape) == (B, 37, V)
 
 
+@pytest.mark.parametrize("mask_value", [-30.0, -1e9])
+@pytest.mark.parametrize("sharpness", [1, 60])
+def test_transformer_gives_padding_what_its_mask_value_says(sharpness, mask_value):
+    """A masked key weighs `exp(mask_value)` of what it would weigh unmasked.
+
+    That is nothing, unless scores lie as far apart as with a sharpness of 60.
+    """
+    model = transformer(
+        **SIZES, mask_value=mask_value, return_attention_scores=True, dropout=0.0
+    )
+    draw = np.random.default_rng(5)
+    for weight in model.weights:
+        weight.assign(draw.normal(0, 0.3, weight.shape) + ("gamma" in weight.path))
+    query = model.get_layer("encoder_layer_0").self_attention.query_dense.kernel
+    query.assign(query * sharpness)
+    inputs = pair()
+
+    def first_scores():  # (B, H, S, S); later blocks read other states.
+        scores = model(inputs)["encoder_attention_scores"][0]
+        return ops.convert_to_numpy(scores).astype("float64")
+
+    unmasked = first_scores()
+    inputs["encoder_padding_mask"][:, -2:] = 0
+    found = first_scores()
+    leaked = found[..., -2:].max()
+    if mask_value == -1e9 or sharpness == 1:
+        assert leaked < 1e-7
+    else:
+        assert leaked > 0.5
+    visible = unmasked[..., :3].max(-1) > 1e-30  # else no number says their shares
+    shares = unmasked[visible] * np.exp(mask_value * np.array([0, 0, 0, 1, 1]))
+    expected = shares / shares.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found[visible], expected, atol=1e-5)
+
+
 def test_causal_lm_is_normalized_first_and_last():
     model = causal_lm(**SIZES, return_hidden_states=True, return_attention_scores=True)
     ids = np.random.default_rng(3).integers(0, V, (B, T))

@@ -488,6 +488,16 @@ def test_with_xla_the_same(lm, num_beams):
         ([[3]], {"forbidden_token_ids": range(V)}, "every token is forbidden"),
         ([[3]], {"forced_token_ids": {-1: 3}}, "from positions"),
         ([[3]], {"forced_token_ids": {0: V}}, "`forced_token_ids`"),
+        (
+            [[3]],
+            {"forced_token_ids": {0: 5, 2: 7}, "forbidden_token_ids": [6, 7]},
+            r"of which 7 \(at 2\) is among the `forbidden_token_ids`",
+        ),
+        (
+            [[3, 5]],
+            {"forced_token_ids": {1: END}, "end_token_id": END, "min_length": 5},
+            r"ends a text with 4 tokens.*min_length=5",
+        ),
         ([[3]], {"start_token_id": 2}, "Let the prompt begin with it"),
         ([[3]], {"callback": print, "num_beams": 2}, "None with beam search"),
         ([[3]], {"callback": 3}, "callback=3"),
@@ -502,6 +512,12 @@ def test_refuses_sources_that_do_not_fit():
     model = transformer(**SIZES, position="learned")
     with pytest.raises(ValueError, match="at most 29 tokens. Received: 37"):
         run(model, [[3] * 37])
+    with pytest.raises(ValueError, match="row 1 without any. Leave empty texts out"):
+        run(model, [[3], []])
+    with pytest.raises(ValueError, match=rf"ids in \[0, {V}\). Received: {V}"):
+        run(model, [[3, V]])
+    with pytest.raises(ValueError, match="max_length=1, a prompt of 1 tokens"):
+        run(model, [[3]], max_length=1)
     with pytest.raises(ValueError, match=r"Received: \['token_ids'\]"):
         run(model, {"token_ids": [[3]]})
     with pytest.raises(ValueError, match="from `transformer` or `causal_lm`"):

@@ -183,6 +183,16 @@ def compare(ours, theirs, source, inputs, case, record, **more):
     ended = (reference[:, position:] == end).any(axis=1)
     assert ended.any() and not ended.all(), "all texts end alike: a poor test"
     np.testing.assert_array_equal(ids, reference)
+    if case == "greedy":
+        gains = theirs.compute_transition_scores(
+            expected.sequences, expected.scores, normalize_logits=True
+        ).numpy()
+        # Theirs scores the padding after an end, too.
+        ends_before = np.cumsum(reference[:, position:] == end, axis=1)
+        ends_before -= reference[:, position:] == end
+        difference = np.abs(found["scores"] - (gains * (ends_before == 0)).sum(1)).max()
+        record("largest difference of scores", float(difference))
+        assert difference < 1e-4
     if "num_beams" in mine:
         theirs_scores = expected.sequences_scores.numpy().reshape(200, -1)
         difference = np.abs(found["scores"].reshape(200, -1) - theirs_scores).max()
