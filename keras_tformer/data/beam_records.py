@@ -37,7 +37,7 @@ def write_pretraining_records_with_beam(
     the same paths (a shared file system). File n gives the bytes that
     `write_pretraining_records` gives for the same documents as shard n. A run that was
     stopped goes on with the shards that are missing. Cut a large corpus into files of
-    about 100 MB: a worker holds one of them in memory.
+    about 10 MB: a worker holds one of them, about 40 bytes for every character.
 
     Args:
         files: path of a folder, or list of paths, see `read_documents`.

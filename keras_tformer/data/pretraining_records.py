@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import multiprocessing
+import os
 import pathlib
 import tempfile
 
@@ -224,8 +225,10 @@ def finish_folder(folder, settings, num_shards):
     write_manifest(folder, settings, num_shards, counted_cards(), complete=True)
     for number in range(num_shards):
         (folder / f"{shard_name(number)}.json").unlink(missing_ok=True)
-    for stale in folder.glob(".shard-*"):  # of runs that were killed
-        stale.unlink()
+    with os.scandir(folder) as entries:  # one by one, which glob does not
+        for entry in entries:
+            if entry.name.startswith(".shard-"):  # of a run that was killed
+                os.unlink(entry)
     return dict(totals)
 
 

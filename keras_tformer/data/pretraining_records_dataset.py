@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_tformer.data.import_tensorflow import import_tensorflow
 from keras_tformer.data.masking import check_masking, masker, row_uniform
+from keras_tformer.data.pretraining_rows import BATCHES_AHEAD
 from keras_tformer.data.record_manifest import (
     check_shard,
     read_cards,
@@ -203,4 +204,4 @@ def pretraining_records_dataset(
     if num_epochs is not None:
         num_batches = max(0, num_rows * num_epochs // batch_size - first_step)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return dataset.prefetch(BATCHES_AHEAD)

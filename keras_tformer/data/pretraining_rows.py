@@ -4,6 +4,9 @@ import re
 
 import numpy as np
 
+# Batches that lie ready. AUTOTUNE lets them become some hundred over a long run.
+BATCHES_AHEAD = 8
+
 # Where a sentence ends and another one begins; no more than a good guess is needed.
 _SENTENCE_BREAK = re.compile(
     r"""(?:(?<=[.!?])|(?<=[.!?]["')\]]))\s+(?=["'(\[]*[A-Z0-9])"""
@@ -176,4 +179,4 @@ def batches_by_step(
         last_step = num_rows * num_epochs // batch_size
     dataset = tf.data.Dataset.range(first_step, last_step)
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return dataset.prefetch(BATCHES_AHEAD)
