@@ -77,7 +77,7 @@ class BeamSearch:
         if "seen" in inputs:
             seen = inputs["seen"]
             state["seen"] = ops.broadcast_to(seen, (batch, beams, seen.shape[-1]))
-        logits = self.decoder.logits(x)
+        logits = self.decoder.logits(memory, x)
         logits = ops.broadcast_to(logits, (batch, beams, logits.shape[-1]))
         return constants, self._search(constants, state, logits)
 
@@ -98,7 +98,9 @@ class BeamSearch:
             ancestry,
         )
         state = {**state, "caches": caches, "ancestry": ancestry}
-        return self._search(constants, state, self.decoder.logits(x))
+        return self._search(
+            constants, state, self.decoder.logits(constants["memory"], x)
+        )
 
     def is_unfinished(self, state):
         """Tells whether any text goes on: a boolean scalar tensor."""

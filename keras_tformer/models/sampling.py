@@ -93,7 +93,7 @@ class Sampling:
         if "seen" in inputs:
             state["seen"] = inputs["seen"]
         constants = {"memory": memory, **_steering(inputs)}
-        return constants, self._choose(constants, state, self.decoder.logits(x))
+        return constants, self._choose(constants, state, self.decoder.logits(memory, x))
 
     def advance(self, constants, state):
         """Reads the last token and chooses the next one; returns the new state."""
@@ -101,7 +101,9 @@ class Sampling:
             constants["memory"], state["caches"], state["token"], state["step"] - 1
         )
         state = {**state, "caches": caches}
-        return self._choose(constants, state, self.decoder.logits(x))
+        return self._choose(
+            constants, state, self.decoder.logits(constants["memory"], x)
+        )
 
     def is_unfinished(self, state):
         """Tells whether any text goes on: a boolean scalar tensor."""
