@@ -55,7 +55,7 @@ class BeamSearch:
             num_steps=steps,
             num_beams=beams,
         )
-        batch = inputs["prompt_ids"].shape[0]
+        batch = ops.shape(inputs["prompt_ids"])[0]
         constants = {"memory": memory}
         for key in ("rules", "limits", "length_penalty", "length_offset"):
             constants[key] = inputs[key]
@@ -83,7 +83,7 @@ class BeamSearch:
 
     def advance(self, constants, state):
         """Reads the last tokens and looks for the best next ones."""
-        batch, beams = state["token"].shape
+        batch, beams = ops.shape(state["token"])[0], self.num_beams
         own = ops.reshape(ops.arange(beams, dtype="int32"), (1, beams, 1))
         ancestry = ops.slice_update(
             state["ancestry"],
@@ -111,7 +111,8 @@ class BeamSearch:
         return state["ended_sequences"], state["ended_scores"]
 
     def _search(self, constants, state, logits):
-        batch, beams, vocabulary_size = logits.shape
+        batch, beams = ops.shape(logits)[0], self.num_beams
+        vocabulary_size = logits.shape[-1]
         step, is_done = state["step"], state["is_done"]
 
         # === The best continuations of each text ===
@@ -130,7 +131,7 @@ class BeamSearch:
             ops.expand_dims(token_ids, -1),
         )  # (B, 2 N, G)
         is_last = step + 1 >= constants["limits"]  # (B,)
-        ends = ops.broadcast_to(ops.expand_dims(is_last, 1), token_ids.shape)
+        ends = ops.broadcast_to(ops.expand_dims(is_last, 1), (batch, 2 * beams))
         if self.end_token_id is not None:
             ends = ops.logical_or(ends, ops.equal(token_ids, self.end_token_id))
 
@@ -191,7 +192,7 @@ class BeamSearch:
 
 def _select(x, indices):
     """Takes hypotheses: `(B, N, ...)` by `(B, M)` to `(B, M, ...)`."""
-    batch, count = x.shape[:2]
-    rows = ops.reshape(x, (batch * count, *x.shape[2:]))
+    batch, count = ops.shape(x)[0], x.shape[1]
+    rows = ops.reshape(x, (-1, *x.shape[2:]))  # (B * N, ...)
     offsets = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
     return ops.take(rows, indices + offsets, axis=0)

@@ -75,7 +75,7 @@ def _key_and_value(attention):
 
 def _split(attention, rows, x):
     heads = attention.num_heads
-    shape = (*x.shape[:2], heads, rows.shape[-1] // heads)
+    shape = (-1, x.shape[1], heads, rows.shape[-1] // heads)
     return ops.reshape(rows, shape)  # (B, N, H, K)
 
 
@@ -89,4 +89,4 @@ def _attend(attention, rows, x, cache, bias):
     weights = ops.cast(ops.softmax(scores, axis=-1), attention.compute_dtype)
     context = ops.transpose(ops.matmul(weights, values), (0, 2, 1, 3))  # (B, N, H, K)
     context = ops.reshape(context, (-1, context.shape[-2] * context.shape[-1]))
-    return ops.reshape(attention.output_dense(context), x.shape)  # (B, N, D)
+    return ops.reshape(attention.output_dense(context), (-1, *x.shape[1:]))  # (B, N, D)

@@ -128,18 +128,20 @@ class CachedDecoder:
             of keys `(B, H, K, P + G * N)` and values `(B, H, P + G * N, K)`) and the
             last state of each prompt `(B, 1, D)`.
         """
-        batch, prompt_length = prompt_ids.shape
+        batch, prompt_length = ops.shape(prompt_ids)
         prompt_lengths = ops.convert_to_tensor(prompt_lengths, "int32")
         slots = ops.arange(prompt_length, dtype="int32")
         prompt_mask = ops.cast(slots < ops.expand_dims(prompt_lengths, 1), "float32")
         memory = {
             "prompt_mask": prompt_mask,  # (B, P)
-            "positions": self._positions(prompt_length, prompt_lengths, num_steps),
-            "output_kernel": self._output_kernel(),
+            "positions": self.position_vectors(
+                prompt_length, prompt_lengths, num_steps
+            ),
+            "output_kernel": self.output_kernel(),
         }
         cross_caches = [None] * len(self.blocks)
         if self.has_encoder:
-            encoded = self._encode(source_ids, source_mask)
+            encoded = self.encode(source_ids, source_mask)
             cross_caches = [x.cross_attention.project(encoded) for x in self.blocks]
             memory["cross_caches"] = [heads_first(x) for x in cross_caches]
             memory["source_mask"] = source_mask
@@ -191,10 +193,10 @@ class CachedDecoder:
         Returns:
             The caches and the states `(B, N, D)`.
         """
-        batch, num_beams = token_ids.shape
+        batch, num_beams = ops.shape(token_ids)[0], token_ids.shape[1]
         prompt_length = memory["prompt_mask"].shape[1]
         num_steps = memory["positions"].shape[1]
-        rows = memory["positions"].shape[0]
+        rows = ops.shape(memory["positions"])[0]
         step = ops.cast(step, "int32")
         position = ops.slice(
             memory["positions"], (0, step, 0), (rows, 1, self.hidden_dim)
@@ -244,14 +246,15 @@ class CachedDecoder:
         if self.output_bias is not None:
             logits = self.output_bias(logits)
         logits = ops.cast(logits, "float32")
-        return ops.reshape(logits, (*x.shape[:2], self.vocabulary_size))  # (B, N, V)
+        return ops.reshape(logits, (-1, x.shape[1], self.vocabulary_size))  # (B, N, V)
 
-    def _output_kernel(self):
+    def output_kernel(self):
         """The tied table, turned round once: XLA would do it again in every step."""
         table = ops.cast(self.table.embeddings, self.table.compute_dtype)
         return ops.transpose(table)  # (D, V)
 
-    def _encode(self, token_ids, padding_mask):
+    def encode(self, token_ids, padding_mask):
+        """Reads sources, `(B, S)` ids and mask; the states `(B, S, D)` come back."""
         x = self._embed(self.source_table, token_ids)
         x = x + self.source_positions(x)
         for block in self.encoder_blocks:
@@ -262,7 +265,7 @@ class CachedDecoder:
         x = table(token_ids)
         return x * self.scale if self.scale != 1 else x
 
-    def _positions(self, prompt_length, prompt_lengths, num_steps):
+    def position_vectors(self, prompt_length, prompt_lengths, num_steps):
         """Returns the position vectors of all steps, `(1 or B, G, D)`."""
         if self.max_sequence_length is None:  # Sines: here all prompts are as long.
             empty = ops.zeros((1, num_steps, self.hidden_dim))

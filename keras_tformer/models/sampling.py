@@ -81,7 +81,7 @@ class Sampling:
             inputs.get("source_mask"),
             num_steps=self.num_steps,
         )
-        batch = inputs["prompt_ids"].shape[0]
+        batch = ops.shape(inputs["prompt_ids"])[0]
         state = {
             "step": ops.convert_to_tensor(0, "int32"),
             "token": ops.zeros((batch, 1), "int32"),
@@ -120,7 +120,7 @@ class Sampling:
         step, is_done = state["step"], state["is_done"]
         scores = apply_token_rules(logits, constants["rules"], step, state.get("seen"))
         scores = ops.squeeze(scores, 1)  # (B, V)
-        batch = scores.shape[0]
+        batch = ops.shape(scores)[0]
         number = None
         if self.sampler != "greedy":
             number = ops.slice(constants["numbers"], (0, step), (batch, 1))
