@@ -147,7 +147,74 @@ def our_calls(arguments, folder, marian, num_beams, batch):
 
 
 def litert_calls(arguments, folder, marian, num_beams, batch):
-    return {}
+    """The two signatures of a file, a token a call; greedy, one text."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    from keras_tformer import checkpoints, export
+
+    if num_beams > 1 or batch > 1:
+        return {}
+    ids, mask = random_source(arguments, batch)
+    last = arguments.vocabulary_size - 1
+    calls = {}
+    for quantization in (None, "dynamic_range", "int8"):
+        name = quantization or "float32"
+        file = os.path.join(folder, f"{name}.tflite")
+        if not os.path.exists(file):
+            export.to_tflite(
+                checkpoints.load_huggingface(folder),
+                file,
+                sequence_length=arguments.source_length,
+                max_length=arguments.new_tokens + 1,
+                quantization=quantization,
+                representative_data=random_pairs(arguments),
+                verify=False,  # tests do; int8 of random weights is nothing to go by
+            )
+        interpreter = Interpreter(model_path=file, num_threads=arguments.threads)
+        encode = interpreter.get_signature_runner("encode")
+        step = interpreter.get_signature_runner("decode_step")
+        empty = {
+            key: np.zeros(detail["shape"], "float32")
+            for key, detail in step.get_input_details().items()
+            if key.startswith("self_")
+        }
+
+        def call(encode=encode, step=step, empty=empty):
+            memory = encode(encoder_token_ids=ids, encoder_padding_mask=mask)
+            memory = {key: value.copy() for key, value in memory.items()}
+            state, tokens = empty, [last]
+            for position in range(arguments.new_tokens):
+                state = step(
+                    token_ids=np.array([[tokens[-1]]], "int32"),
+                    position=np.array([position], "int32"),
+                    encoder_padding_mask=mask,
+                    **memory,
+                    **state,
+                )
+                logits = state.pop("logits")[0]
+                tokens.append(1 + int(logits[1:-1].argmax()))  # as the others may not
+                state = {key: value.copy() for key, value in state.items()}
+            return np.array([tokens[1:]])
+
+        calls[f"litert {name}"] = call
+    return calls
+
+
+def random_pairs(arguments):
+    """Inputs of the whole model, for the ranges of int8."""
+    import numpy as np
+
+    ids, mask = random_source(arguments, 8)
+    shape = (8, arguments.new_tokens + 1)
+    targets = np.random.default_rng(1).integers(5, arguments.vocabulary_size - 1, shape)
+    targets[:, 0] = arguments.vocabulary_size - 1
+    return {
+        "encoder_token_ids": ids,
+        "encoder_padding_mask": mask,
+        "decoder_token_ids": targets.astype("int32"),
+        "decoder_padding_mask": np.ones(shape, "int32"),
+    }
 
 
 def keras_hub_calls(arguments, folder, marian, num_beams, batch):
@@ -327,8 +394,35 @@ def print_table(wall, cpu, first, found, count):
 
 
 def step_costs(arguments, folder):
-    """Time of one cached step of `generate` at several lengths so far."""
-    return {}
+    """Prints what a token costs in texts of several lengths.
+
+    Every text has room for `length` tokens, so that attention reads that many slots in
+    each of its steps. All lengths take turns.
+    """
+    times = {}
+    calls = {}
+    for length in arguments.lengths:
+        for num_beams in arguments.num_beams:
+            own = argparse.Namespace(**{**vars(arguments), "new_tokens": length})
+            found = our_calls(own, folder, None, num_beams, arguments.batch[0])
+            calls[length, num_beams] = found["ours xla"]
+            found["ours xla"]()
+            times[length, num_beams] = []
+    for _ in range(arguments.rounds * arguments.repeats):
+        for key, call in calls.items():
+            start = time.process_time()
+            call()
+            times[key].append(time.process_time() - start)
+    print(f"\nbatch {arguments.batch[0]}: CPU ms a token, by tokens in a text")
+    for num_beams in arguments.num_beams:
+        for length in arguments.lengths:
+            median = statistics.median(times[length, num_beams])
+            print(
+                f"  {num_beams} beam(s), {length:5} tokens: {median * 1e3:8.1f} ms, "
+                f"{median / length * 1e3:6.2f} ms a token",
+                flush=True,
+            )
+    return {f"{beams} beams, {length}": t for (length, beams), t in times.items()}
 
 
 if __name__ == "__main__":
