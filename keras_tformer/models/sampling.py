@@ -62,6 +62,14 @@ def _most_probable(scores):
     return ops.min(candidates, axis=-1)
 
 
+def _log_probability(logits, token):
+    """Of the model itself, before any rule: log softmax `(B, V)` at tokens `(B,)`."""
+    batch, vocabulary_size = ops.shape(logits)[0], logits.shape[-1]
+    places = ops.arange(batch, dtype="int32") * vocabulary_size + token
+    at_token = ops.take(ops.reshape(logits, (-1,)), places, axis=0)
+    return at_token - ops.logsumexp(logits, axis=-1)  # (B,)
+
+
 class Sampling:
     """Generates one token of each text after the other, each from those before.
 
@@ -71,15 +79,27 @@ class Sampling:
         sampler, top_k: see `choose_token`.
         end_token_id: int, the token that ends a text, or None.
         pad_token_id: int, the token that follows the end of a text.
+        has_scores: bool, whether the log-probabilities are summed up; they take a pass
+            over the vocabulary in every step.
     """
 
-    def __init__(self, decoder, num_steps, sampler, top_k, end_token_id, pad_token_id):
+    def __init__(
+        self,
+        decoder,
+        num_steps,
+        sampler,
+        top_k,
+        end_token_id,
+        pad_token_id,
+        has_scores=True,
+    ):
         self.decoder = decoder
         self.num_steps = num_steps
         self.sampler = sampler
         self.top_k = top_k
         self.end_token_id = end_token_id
         self.pad_token_id = pad_token_id
+        self.has_scores = has_scores
 
     def begin(self, inputs):
         """Reads source and prompt and chooses the first token.
@@ -123,7 +143,10 @@ class Sampling:
         return ops.logical_not(ops.all(state["is_done"]))
 
     def results(self, state):
-        """Returns the sequences `(B, 1, G)` and their log-probabilities `(B, 1)`."""
+        """Returns the sequences `(B, 1, G)` and their log-probabilities `(B, 1)`.
+
+        Without `has_scores` these are zeros.
+        """
         return (
             ops.expand_dims(state["sequences"], 1),
             ops.expand_dims(state["log_probability"], 1),
@@ -149,19 +172,16 @@ class Sampling:
         token = ops.where(is_done, self.pad_token_id, token)
         column = ops.expand_dims(token, 1)  # (B, 1)
 
-        # Of the model itself, before any rule: log softmax at the token that was taken.
-        logits = ops.squeeze(logits, 1)
-        vocabulary_size = logits.shape[-1]
-        places = ops.arange(batch, dtype="int32") * vocabulary_size + token  # (B,)
-        at_token = ops.take(ops.reshape(logits, (-1,)), places, axis=0)
-        gain = at_token - ops.logsumexp(logits, axis=-1)
         new = {
             **state,
             "step": step + 1,
             "token": column,
             "sequences": ops.slice_update(state["sequences"], (0, step), column),
-            "log_probability": state["log_probability"] + ops.where(is_done, 0.0, gain),
         }
+        if self.has_scores:
+            gain = _log_probability(ops.squeeze(logits, 1), token)
+            gain = ops.where(is_done, 0.0, gain)
+            new["log_probability"] = state["log_probability"] + gain
         is_done = ops.logical_or(is_done, step + 1 >= constants["limits"])
         if self.end_token_id is not None:
             is_done = ops.logical_or(is_done, ops.equal(token, self.end_token_id))
