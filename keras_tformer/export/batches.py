@@ -125,7 +125,6 @@ def _named(inputs, shapes):
 
 
 def _fit(inputs, labels, weights, shapes):
-    mask = inputs.get("padding_mask")
     fitted = {}
     for name, array in inputs.items():
         length = shapes[name][1] if len(shapes[name]) > 1 else None
@@ -133,6 +132,8 @@ def _fit(inputs, labels, weights, shapes):
             fitted[name] = array
             continue
         surplus = array[:, length:]
+        side = name[:8] if name[:8] in ("encoder_", "decoder_") else ""
+        mask = inputs.get(f"{side}padding_mask")
         if mask is not None and mask.shape == array.shape:
             surplus = mask[:, length:]
         if np.any(surplus):

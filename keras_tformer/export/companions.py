@@ -61,6 +61,7 @@ def write_card(result, tokenizer, class_names):
         "quantization": result["quantization"],
         "sequence_length": result["sequence_length"],
         "batch_size": result["batch_size"],
+        "max_length": result["max_length"],
         "inputs": result["inputs"],
         "outputs": result["outputs"],
         "signatures": result["signatures"],

@@ -19,7 +19,7 @@ TEXT_OPERATORS = {
 ONE_SCALE_A_KERNEL = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
-def convert(model, functions, quantization, is_aware, sparse, examples):
+def convert(model, functions, quantization, is_aware, sparse, feed):
     """Convert the functions of one model into one file; they share its weights.
 
     Args:
@@ -27,7 +27,8 @@ def convert(model, functions, quantization, is_aware, sparse, examples):
         functions: `{signature: concrete function}`.
         quantization, sparse: as in `to_tflite`.
         is_aware: whether the graphs hold fake-quantizers.
-        examples: `{signature: {input name: array}}` to measure ranges on, or None.
+        feed: function that yields `(signature, {input name: array})` to measure ranges
+            on, or None.
 
     Raises:
         RuntimeError: the converter refused the graph.
@@ -55,8 +56,8 @@ def convert(model, functions, quantization, is_aware, sparse, examples):
             # With a scale for each row the product would need a second int8 copy of
             # the table, which has one scale where rows are looked up.
             setattr(converter, ONE_SCALE_A_KERNEL, True)
-        if examples is not None and quantization in ("int8", "int16x8"):
-            converter.representative_dataset = _feed(examples, functions)
+        if feed is not None and quantization in ("int8", "int16x8"):
+            converter.representative_dataset = feed
         try:
             with warnings.catch_warnings():
                 # The converter calibrates with its own interpreter, not by our choice.
@@ -102,7 +103,14 @@ def _set_mode(tf, converter, quantization, is_aware, sparse):
         converter._experimental_qdq_conversion_mode = "STATIC"
 
 
-def _feed(examples, functions):
+def calibration_feed(examples, functions):
+    """A function that yields `(signature, inputs)` of all examples.
+
+    Args:
+        examples: `{signature: {input name: array}}`.
+        functions: `{signature: concrete function}`, which say how many rows a call has.
+    """
+
     def feed():
         for signature, arrays in examples.items():
             specs = functions[signature].structured_input_signature[1]

@@ -8,6 +8,7 @@ import tempfile
 import numpy as np
 
 from keras_tformer.export.batches import numpy_batches
+from keras_tformer.export.decoding import ENCODE, STEP, run_step_by_step, whole_shapes
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
 
 # What a server does: TensorFlow, tensorflow_text for the text operators, no Keras.
@@ -154,10 +155,15 @@ class _LiteRTRunner:
             path, num_threads, use_default_delegate, signature == SIGNATURE
         )
         signatures = interpreter.get_signature_list()
+        if signature == "serving_default" and STEP in signatures:
+            signature = STEP
         if signature not in signatures:
             raise ValueError(
                 f"{path!r} has no signature {signature!r}; it has {list(signatures)}."
             )
+        if signature == STEP:
+            self._follow_steps(interpreter, signatures)
+            return
         self._run = interpreter.get_signature_runner(signature)
         details = self._run.get_input_details()
         self._dtypes = {name: detail["dtype"] for name, detail in details.items()}
@@ -166,6 +172,32 @@ class _LiteRTRunner:
         self.shapes = {
             name: (None, *(int(size) for size in detail["shape"][1:]))
             for name, detail in details.items()
+        }
+
+    def _follow_steps(self, interpreter, signatures):
+        """Makes the two signatures of a file that writes text look like one model."""
+        runners = {
+            name: interpreter.get_signature_runner(name)
+            for name in (ENCODE, STEP)
+            if name in signatures
+        }
+        calls = {
+            # What an interpreter returns is its own memory: the next call changes it.
+            name: lambda inputs, run=run: {
+                key: np.array(value) for key, value in run(**inputs).items()
+            }
+            for name, run in runners.items()
+        }
+        details = runners[STEP].get_input_details()
+        step_shapes = {name: tuple(part["shape"]) for name, part in details.items()}
+        shapes = whole_shapes(step_shapes)
+        self._rows = next(iter(shapes.values()))[0]
+        self._dtypes = dict.fromkeys(shapes, np.int32)
+        self.shapes = {name: (None, *shape[1:]) for name, shape in shapes.items()}
+        self._run = lambda **batch: {
+            "output": run_step_by_step(
+                calls.get(ENCODE), calls[STEP], step_shapes, batch
+            )
         }
 
     def __call__(self, batches):

@@ -16,6 +16,8 @@ from keras_tformer.export.tracing import (
     named_inputs,
     serving_function,
 )
+from keras_tformer.export.translate_signature import SIGNATURE as TRANSLATE
+from keras_tformer.export.translate_signature import translate_function
 
 
 def to_saved_model(
@@ -26,6 +28,10 @@ def to_saved_model(
     class_names=None,
     batch_size=None,
     signatures=None,
+    max_length=None,
+    num_beams=1,
+    length_penalty=0.6,
+    target_tokenizer=None,
 ):
     """Write a model as a SavedModel that plain TensorFlow loads and serves.
 
@@ -39,10 +45,14 @@ def to_saved_model(
     - `serve_text_pair` (with a tokenizer, where the model takes `segment_ids`):
       `texts` and `second_texts`, `(B,)` each.
 
-    The text signatures return the outputs of `serving_default`; those of a classifier
-    (it has a layer called `classifier`, or `class_names` are given) `probabilities`
-    too; with `class_names` also `labels` `(B,)`, the most probable name of each row,
-    and `classes` `(B, C)`, the order of the probabilities.
+    - `translate` (with a tokenizer and `max_length`, for a `transformer`): `texts`
+      `(B,)` to `translations` and `scores`, `(B,)` each. Cutting into pieces, cached
+      greedy or beam search and joining the pieces are all inside.
+
+    The text signatures before it return the outputs of `serving_default`; those of a
+    classifier (it has a layer called `classifier`, or `class_names` are given)
+    `probabilities` too; with `class_names` also `labels` `(B,)`, the most probable
+    name of each row, and `classes` `(B, C)`, the order of the probabilities.
 
     The folder is written under another name and then renamed: it is there whole or
     not at all. The vocabulary and the class names lie readable in `assets.extra/`.
@@ -56,6 +66,9 @@ def to_saved_model(
         class_names: list of C strings, the names of the classes.
         batch_size: fixed number B of rows; None leaves the batch free.
         signatures: names of the signatures to write, None for all that apply.
+        max_length: int, the most tokens of a translation, start and end included.
+        num_beams, length_penalty: of the search, see `keras_tformer.models.generate`.
+        target_tokenizer: tokenizer of the translations, where it is another one.
 
     Returns:
         A dict: `folder`, `signatures` (`{name: {"inputs", "outputs"}}`),
@@ -83,14 +96,31 @@ def to_saved_model(
     check_sequence_length(model, sequence_length)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"Received batch_size={batch_size!r}, expected 1 or more.")
+    if max_length is not None and tokenizer is None:
+        raise ValueError(
+            f"Received max_length={max_length} without a tokenizer, but `translate` "
+            "takes and returns strings. Give tokenizer=..., or leave max_length out."
+        )
     specs = input_specs(model, batch_size, sequence_length)
     functions = {"serving_default": serving_function(model, specs)}
     check_class_names(functions["serving_default"], class_names)
     module = tf.Module()
-    if tokenizer is not None:
+    if tokenizer is not None and max_length is not None:
+        functions[TRANSLATE] = translate_function(
+            model,
+            tokenizer,
+            target_tokenizer or tokenizer,
+            batch_size,
+            sequence_length,
+            max_length,
+            num_beams,
+            length_penalty,
+        )
+    elif tokenizer is not None:
         functions.update(
             _text_functions(model, tokenizer, batch_size, sequence_length, class_names)
         )
+    if tokenizer is not None:
         # Lookup tables and other resources must belong to the module.
         module.tokenizer = [
             value
@@ -166,7 +196,8 @@ def _text_functions(model, tokenizer, batch_size, sequence_length, class_names):
     if not {"token_ids"} <= names <= known:
         raise ValueError(
             f"A tokenizer can feed the inputs {sorted(known)} only; this model takes "
-            f"{sorted(names)}. Export it without the tokenizer."
+            f"{sorted(names)}. Export it without the tokenizer, or, if it translates, "
+            "give max_length for the signature `translate`."
         )
     fixed = [tensor.shape[1] for tensor in named_inputs(model).values()]
     length = sequence_length or fixed[0] or max_sequence_length(model)

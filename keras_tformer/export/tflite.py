@@ -4,7 +4,13 @@ import numpy as np
 
 from keras_tformer.export.batches import numpy_batches, random_batch
 from keras_tformer.export.companions import attach, write_card, write_vocabulary
-from keras_tformer.export.conversion import convert
+from keras_tformer.export.conversion import calibration_feed, convert
+from keras_tformer.export.decoding import (
+    STEP,
+    calibration_steps,
+    decoding_functions,
+    decoding_shapes,
+)
 from keras_tformer.export.files import gzip_size, make_parent, replaced_file, sha256
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.prediction import open_artefact
@@ -16,6 +22,7 @@ from keras_tformer.export.text_signature import (
 )
 from keras_tformer.export.tflite_checks import (
     as_lengths,
+    check_decoding,
     check_fixed,
     check_lengths,
     check_mode,
@@ -53,6 +60,7 @@ ADVICE = {
 }
 CALIBRATION_EXAMPLES = 200
 VERIFICATION_EXAMPLES = 64
+DECODING_EXAMPLES = 32  # each is as many calls as it has tokens
 
 
 def to_tflite(
@@ -68,6 +76,7 @@ def to_tflite(
     tolerance=None,
     sparse=False,
     tokenizer_inside=False,
+    max_length=None,
 ):
     """Write a model as a `.tflite` file that is proved to compute the same.
 
@@ -109,12 +118,18 @@ def to_tflite(
             inputs of `serving_default`, too. Its operators are TF Text's: the app must
             link them to call it, and only then. Word pieces only; ids differ from
             `encode` for rare signs (see `WordPieceTokenizer.tokenize`).
+        max_length: T, for a model that writes text (`transformer`, `causal_lm`): the
+            most tokens of a text, its first one included. The file then has the
+            signatures `encode` (of sources of `sequence_length`) and `decode_step`,
+            which writes a token a call with caches that go in and come out (see
+            `decoding_functions`), instead of `serving_default`; `representative_data`
+            are the model's inputs with their targets, as for training.
 
     Returns:
         A dict: that of `report` and `quantization`, `is_quantization_aware`,
-        `sequence_length`, `batch_size`, `parameters`, `sha256`, `verification` (the
-        result of `verify`, or None; `verifications` of all signatures by name),
-        `vocabulary` and `card` (paths, or None).
+        `sequence_length`, `batch_size`, `max_length`, `parameters`, `sha256`,
+        `verification` (the result of `verify`, or None; `verifications` of all
+        signatures by name), `vocabulary` and `card` (paths, or None).
 
     Raises:
         ValueError: the model, the words or the data do not fit (the message says what
@@ -140,19 +155,20 @@ def to_tflite(
     file = make_parent(file)
     lengths = as_lengths(sequence_length)
     check_lengths(quantization, lengths)
-    functions, shapes = _functions(model, lengths, batch_size)
-    default = functions["serving_default"]
-    check_class_names(default, class_names)
-    is_aware = is_fake_quantized(default)
+    if max_length is None:
+        functions, shapes = _functions(model, lengths, batch_size)
+    else:
+        check_decoding(lengths, max_length, quantization, class_names, tokenizer_inside)
+        functions = decoding_functions(model, batch_size, lengths[0], max_length)
+        shapes = {STEP: decoding_shapes(functions)}
+    main = next(iter(shapes))
+    check_class_names(functions[main], class_names)
+    is_aware = is_fake_quantized(functions[main])
     check_mode(quantization, is_aware, representative_data)
-    examples = _examples(representative_data, shapes, default)
-    calibration = examples and {
-        name: _with_padding(arrays) for name, arrays in examples.items()
-    }
-    text = _text_function(tokenizer, tokenizer_inside, shapes["serving_default"])
-    content = convert(
-        model, functions | text, quantization, is_aware, sparse, calibration
-    )
+    examples = _examples(representative_data, shapes, model)
+    text = _text_function(tokenizer, tokenizer_inside, shapes[main])
+    feed = _feed(examples, functions)
+    content = convert(model, functions | text, quantization, is_aware, sparse, feed)
     verifications = {}
     with replaced_file(file) as temporary:
         with open(temporary, "wb") as stream:
@@ -161,7 +177,7 @@ def to_tflite(
         for name in text if verify else ():
             runner = open_artefact(temporary, signature=name)
             check_tokenizer(runner, text[name], tokenizer)
-        for name in functions if verify else ():
+        for name in shapes if verify else ():
             data = examples[name] if examples else random_batch(model, shapes[name])
             verifications[name] = _verify(
                 temporary, model, data, quantization, tolerance, name
@@ -172,11 +188,12 @@ def to_tflite(
             "is_quantization_aware": is_aware,
             "sequence_length": sequence_length,
             "batch_size": batch_size,
+            "max_length": max_length,
             "parameters": model.count_params(),
             **{k: v for k, v in inspect_file(temporary).items() if k != "file"},
             "gzip_bytes": gzip_size(temporary),
             "sha256": sha256(temporary),
-            "verification": verifications.get("serving_default"),
+            "verification": verifications.get(main),
             "verifications": verifications,
             "vocabulary": write_vocabulary(file, tokenizer),
         }
@@ -207,11 +224,11 @@ def _text_function(tokenizer, tokenizer_inside, shapes):
     return {SIGNATURE: tokenize_function(tokenizer, shapes)}
 
 
-def _examples(representative_data, shapes, function):
+def _examples(representative_data, shapes, model):
     """`{signature: up to 200 rows, one array an input in its dtype}`, or None."""
     if representative_data is None:
         return None
-    longest = shapes["serving_default"]
+    longest = next(iter(shapes.values()))
     free = {name: (None, *shape[1:]) for name, shape in longest.items()}
     parts = [
         inputs
@@ -224,7 +241,7 @@ def _examples(representative_data, shapes, function):
             "representative_data is empty. Expected some hundred real examples (a "
             "generator that was used up before yields none)."
         )
-    specs = function.structured_input_signature[1]
+    specs = input_specs(model)
     rows = {
         name: np.concatenate([part[name] for part in parts]).astype(
             specs[name].dtype.as_numpy_dtype
@@ -235,6 +252,19 @@ def _examples(representative_data, shapes, function):
         signature: {name: _cut_to(name, rows[name], own[name]) for name in own}
         for signature, own in shapes.items()
     }
+
+
+def _feed(examples, functions):
+    """What measures ranges: a function that yields calls of every signature."""
+    if examples is None:
+        return None
+    if STEP in functions:
+        few = {
+            name: array[:DECODING_EXAMPLES] for name, array in examples[STEP].items()
+        }
+        return calibration_steps(functions, _with_padding(few))
+    examples = {name: _with_padding(arrays) for name, arrays in examples.items()}
+    return calibration_feed(examples, functions)
 
 
 def _cut_to(name, array, shape):
@@ -263,6 +293,7 @@ def _with_padding(arrays):
 def _verify(file, model, data, quantization, tolerance, signature):
     tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     absolute = quantization in (None, "float16")
+    rows = DECODING_EXAMPLES if signature == STEP else VERIFICATION_EXAMPLES
     try:
         return verify_artefact(
             file,
@@ -270,7 +301,7 @@ def _verify(file, model, data, quantization, tolerance, signature):
             data,
             tolerance=tolerance if absolute else None,
             relative_tolerance=None if absolute else tolerance,
-            max_examples=VERIFICATION_EXAMPLES,
+            max_examples=rows,
             signature=signature,
         )
     except ValueError as error:

@@ -89,6 +89,31 @@ def check_lengths(quantization, lengths):
         )
 
 
+def check_decoding(lengths, max_length, quantization, class_names, tokenizer_inside):
+    """Refuse what does not go with a file that writes text."""
+    if not isinstance(max_length, int) or max_length < 2:
+        raise ValueError(
+            f"Received max_length={max_length!r}, expected 2 or more: the token that a "
+            "text starts with, and one that is written."
+        )
+    if len(lengths) > 1:
+        raise ValueError(
+            f"Received sequence_length={lengths} with max_length={max_length}: a file "
+            "that writes text has one length of sources. Give one number."
+        )
+    if quantization == "int16x8":
+        raise ValueError(
+            f"Received max_length={max_length} with quantization='int16x8': the "
+            "converter finds no range for the position. Use 'int8' or 'dynamic_range'."
+        )
+    if class_names is not None or tokenizer_inside:
+        raise ValueError(
+            f"Received max_length={max_length} with class_names or tokenizer_inside. A "
+            "file that writes text has no classes, and its tokenizer stays outside. "
+            "Leave both out; tokenizer=... is written beside the file."
+        )
+
+
 def check_fixed(shapes):
     """Refuse open dimensions: LiteRT plans its memory and its int8 products once."""
     for name, shape in shapes.items():

@@ -177,9 +177,10 @@ def _pad_to(array, shape):
 
 def _kept_positions(batches, output):
     """(B, T) booleans where an output has one value or row for each token."""
-    if "padding_mask" not in batches[0] or output.ndim < 2:
+    names = [x for x in ("padding_mask", "decoder_padding_mask") if x in batches[0]]
+    if not names or output.ndim < 2:
         return None
-    masks = _same_length([batch["padding_mask"] for batch in batches])
+    masks = _same_length([batch[names[0]] for batch in batches])
     mask = np.concatenate(masks).astype(bool)
     return mask if mask.shape == output.shape[:2] else None
 

@@ -55,7 +55,7 @@ class BeamSearch:
             num_steps=steps,
             num_beams=beams,
         )
-        batch = inputs["prompt_ids"].shape[0]
+        batch = ops.shape(inputs["prompt_ids"])[0]
         constants = {"memory": memory}
         for key in ("rules", "limits", "length_penalty", "length_offset"):
             constants[key] = inputs[key]
@@ -77,13 +77,13 @@ class BeamSearch:
         if "seen" in inputs:
             seen = inputs["seen"]
             state["seen"] = ops.broadcast_to(seen, (batch, beams, seen.shape[-1]))
-        logits = self.decoder.logits(x)
+        logits = self.decoder.logits(memory, x)
         logits = ops.broadcast_to(logits, (batch, beams, logits.shape[-1]))
         return constants, self._search(constants, state, logits)
 
     def advance(self, constants, state):
         """Reads the last tokens and looks for the best next ones."""
-        batch, beams = state["token"].shape
+        batch, beams = ops.shape(state["token"])[0], self.num_beams
         own = ops.reshape(ops.arange(beams, dtype="int32"), (1, beams, 1))
         ancestry = ops.slice_update(
             state["ancestry"],
@@ -98,7 +98,9 @@ class BeamSearch:
             ancestry,
         )
         state = {**state, "caches": caches, "ancestry": ancestry}
-        return self._search(constants, state, self.decoder.logits(x))
+        return self._search(
+            constants, state, self.decoder.logits(constants["memory"], x)
+        )
 
     def is_unfinished(self, state):
         """Tells whether any text goes on: a boolean scalar tensor."""
@@ -109,7 +111,8 @@ class BeamSearch:
         return state["ended_sequences"], state["ended_scores"]
 
     def _search(self, constants, state, logits):
-        batch, beams, vocabulary_size = logits.shape
+        batch, beams = ops.shape(logits)[0], self.num_beams
+        vocabulary_size = logits.shape[-1]
         step, is_done = state["step"], state["is_done"]
 
         # === The best continuations of each text ===
@@ -128,7 +131,7 @@ class BeamSearch:
             ops.expand_dims(token_ids, -1),
         )  # (B, 2 N, G)
         is_last = step + 1 >= constants["limits"]  # (B,)
-        ends = ops.broadcast_to(ops.expand_dims(is_last, 1), token_ids.shape)
+        ends = ops.broadcast_to(ops.expand_dims(is_last, 1), (batch, 2 * beams))
         if self.end_token_id is not None:
             ends = ops.logical_or(ends, ops.equal(token_ids, self.end_token_id))
 
@@ -189,7 +192,7 @@ class BeamSearch:
 
 def _select(x, indices):
     """Takes hypotheses: `(B, N, ...)` by `(B, M)` to `(B, M, ...)`."""
-    batch, count = x.shape[:2]
-    rows = ops.reshape(x, (batch * count, *x.shape[2:]))
+    batch, count = ops.shape(x)[0], x.shape[1]
+    rows = ops.reshape(x, (-1, *x.shape[2:]))  # (B * N, ...)
     offsets = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
     return ops.take(rows, indices + offsets, axis=0)

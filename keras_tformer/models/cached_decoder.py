@@ -4,6 +4,8 @@ import math
 
 from keras import ops
 
+from keras_tformer.models.cached_block import heads_first, step_block
+
 CAUSAL_INPUTS = {"token_ids", "padding_mask"}
 PAIR_INPUTS = {
     "encoder_token_ids",
@@ -38,7 +40,7 @@ class CachedDecoder:
         >>> prompt, lengths = np.array([[3, 5, 2]]), np.array([3])
         >>> memory, caches, x = decoder.start(prompt, lengths, num_steps=4)
         >>> caches, x = decoder.step(memory, caches, np.array([[7]]), 0)
-        >>> tuple(decoder.logits(x).shape)
+        >>> tuple(decoder.logits(memory, x).shape)
         (1, 1, 31)
     """
 
@@ -123,44 +125,56 @@ class CachedDecoder:
 
         Returns:
             What every step reads (a dict), the self-attention caches (a list of pairs
-            of `(B, P + G * N, H, K)`) and the last state of each prompt `(B, 1, D)`.
+            of keys `(B, H, K, P + G * N)` and values `(B, H, P + G * N, K)`) and the
+            last state of each prompt `(B, 1, D)`.
         """
-        batch, prompt_length = prompt_ids.shape
+        batch, prompt_length = ops.shape(prompt_ids)
         prompt_lengths = ops.convert_to_tensor(prompt_lengths, "int32")
         slots = ops.arange(prompt_length, dtype="int32")
         prompt_mask = ops.cast(slots < ops.expand_dims(prompt_lengths, 1), "float32")
         memory = {
             "prompt_mask": prompt_mask,  # (B, P)
-            "positions": self._positions(prompt_length, prompt_lengths, num_steps),
+            "positions": self.position_vectors(
+                prompt_length, prompt_lengths, num_steps
+            ),
+            "output_kernel": self.output_kernel(),
         }
+        cross_caches = [None] * len(self.blocks)
         if self.has_encoder:
-            encoded = self._encode(source_ids, source_mask)
+            encoded = self.encode(source_ids, source_mask)
+            cross_caches = [x.cross_attention.project(encoded) for x in self.blocks]
+            memory["cross_caches"] = [heads_first(x) for x in cross_caches]
             memory["source_mask"] = source_mask
-            memory["cross_caches"] = [
-                block.cross_attention.project(encoded) for block in self.blocks
-            ]
 
         x = self._embed(self.table, prompt_ids)
         x = x + self.positions(x)  # (B, P, D)
         room = num_steps * num_beams
-        prompt_mask = ops.pad(prompt_mask, ((0, 0), (0, room)))  # (B, P + G * N)
+        # One slot of the room comes along: Keras warns of a softmax over one number.
+        mask = ops.pad(prompt_mask, ((0, 0), (0, 1)))  # (B, P + 1)
         caches = []
-        for index, block in enumerate(self.blocks):
+        for block, cross_cache in zip(self.blocks, cross_caches, strict=True):
             attention = block.self_attention
-            width = attention.query_dense.kernel.shape[-1]
             heads = attention.num_heads
+            width = attention.query_dense.kernel.shape[-1]
             empty = ops.zeros(
-                (batch, prompt_length + room, heads, width // heads),
+                (batch, prompt_length + 1, heads, width // heads),
                 dtype=attention.compute_dtype,
             )
+            source = {}
+            if cross_cache is not None:
+                source["cross_attention_cache"] = cross_cache
+                source["encoder_padding_mask"] = source_mask
             x, cache = block(
                 x,
-                padding_mask=prompt_mask,
+                padding_mask=mask,
                 self_attention_cache=(empty, empty),
                 cache_index=0,
-                **self._cross(memory, index),
+                **source,
             )
-            caches.append(cache)
+            keys, values = heads_first(cache)
+            keys = ops.pad(keys, ((0, 0), (0, 0), (0, 0), (0, room - 1)))
+            values = ops.pad(values, ((0, 0), (0, 0), (0, room - 1), (0, 0)))
+            caches.append((keys, values))
         rows = ops.reshape(x, (batch * prompt_length, self.hidden_dim))
         ends = ops.arange(batch, dtype="int32") * prompt_length + prompt_lengths - 1
         last = ops.expand_dims(ops.take(rows, ends, axis=0), 1)  # (B, 1, D)
@@ -179,10 +193,10 @@ class CachedDecoder:
         Returns:
             The caches and the states `(B, N, D)`.
         """
-        batch, num_beams = token_ids.shape
+        batch, num_beams = ops.shape(token_ids)[0], token_ids.shape[1]
         prompt_length = memory["prompt_mask"].shape[1]
         num_steps = memory["positions"].shape[1]
-        rows = memory["positions"].shape[0]
+        rows = ops.shape(memory["positions"])[0]
         step = ops.cast(step, "int32")
         position = ops.slice(
             memory["positions"], (0, step, 0), (rows, 1, self.hidden_dim)
@@ -201,31 +215,46 @@ class CachedDecoder:
             (batch, num_beams, prompt_length),
         )
         visible = ops.concatenate([prompt_mask, ops.cast(own, "float32")], axis=-1)
+        visible = ops.expand_dims(visible, 1)  # (B, 1, N, P + G * N)
+        source = [(None, None)] * len(self.blocks)
+        if self.has_encoder:
+            kept = ops.cast(memory["source_mask"], "float32")
+            kept = ops.expand_dims(ops.expand_dims(kept, 1), 1)  # (B, 1, 1, S)
+            source = [
+                (cache, (1 - kept) * block.cross_attention.mask_value)
+                for cache, block in zip(
+                    memory["cross_caches"], self.blocks, strict=True
+                )
+            ]
 
+        slot = prompt_length + step * num_beams
         updated = []
-        for index, block in enumerate(self.blocks):
-            x, cache = block(
-                x,
-                attention_mask=visible,  # (B, N, P + G * N)
-                self_attention_cache=caches[index],
-                cache_index=prompt_length + step * num_beams,
-                **self._cross(memory, index),
-            )
+        for block, cache, (cross_cache, cross_bias) in zip(
+            self.blocks, caches, source, strict=True
+        ):
+            bias = (1 - visible) * block.self_attention.mask_value
+            x, cache = step_block(block, x, cache, slot, bias, cross_cache, cross_bias)
             updated.append(cache)
         return updated, x
 
-    def logits(self, x):
+    def logits(self, memory, x):
         """Scores every token of the vocabulary: `(B, N, D)` to float32 `(B, N, V)`."""
         if self.norm is not None:
             x = self.norm(x)
         rows = ops.reshape(x, (-1, self.hidden_dim))
-        logits = self.table(rows, reverse=True)
+        logits = ops.matmul(rows, memory["output_kernel"])  # (B * N, V)
         if self.output_bias is not None:
             logits = self.output_bias(logits)
         logits = ops.cast(logits, "float32")
-        return ops.reshape(logits, (*x.shape[:2], self.vocabulary_size))  # (B, N, V)
+        return ops.reshape(logits, (-1, x.shape[1], self.vocabulary_size))  # (B, N, V)
 
-    def _encode(self, token_ids, padding_mask):
+    def output_kernel(self):
+        """The tied table, turned round once: XLA would do it again in every step."""
+        table = ops.cast(self.table.embeddings, self.table.compute_dtype)
+        return ops.transpose(table)  # (D, V)
+
+    def encode(self, token_ids, padding_mask):
+        """Reads sources, `(B, S)` ids and mask; the states `(B, S, D)` come back."""
         x = self._embed(self.source_table, token_ids)
         x = x + self.source_positions(x)
         for block in self.encoder_blocks:
@@ -236,15 +265,7 @@ class CachedDecoder:
         x = table(token_ids)
         return x * self.scale if self.scale != 1 else x
 
-    def _cross(self, memory, index):
-        if not self.has_encoder:
-            return {}
-        return {
-            "cross_attention_cache": memory["cross_caches"][index],
-            "encoder_padding_mask": memory["source_mask"],
-        }
-
-    def _positions(self, prompt_length, prompt_lengths, num_steps):
+    def position_vectors(self, prompt_length, prompt_lengths, num_steps):
         """Returns the position vectors of all steps, `(1 or B, G, D)`."""
         if self.max_sequence_length is None:  # Sines: here all prompts are as long.
             empty = ops.zeros((1, num_steps, self.hidden_dim))

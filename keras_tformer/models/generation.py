@@ -171,8 +171,7 @@ def generate(
     if num_beams > 1:
         inputs["length_penalty"] = np.float32(length_penalty)
         inputs["length_offset"] = np.float32(length_offset)
-        key = ("beam_search", num_steps, num_beams, early_stopping)
-        search, settings = BeamSearch, key[1:]
+        search, settings = BeamSearch, (num_steps, num_beams, early_stopping)
     else:
         if sampler != "greedy":
             inputs["numbers"] = _uniform_numbers(seed, rows, num_steps)
@@ -180,13 +179,14 @@ def generate(
         if sampler == "top_p":
             inputs["top_p"] = np.float32(top_p)
         top_k = min(top_k, vocabulary_size) if sampler == "top_k" else 1
-        key = ("sampling", num_steps, sampler, top_k)
-        search, settings = Sampling, key[1:]
-    key += (end_token_id, pad_token_id)
+        search, settings = Sampling, (num_steps, sampler, top_k)
+    settings += (end_token_id, pad_token_id)
+    if num_beams == 1:
+        settings += (return_scores,)
     functions = compiled_for(
         model,
-        key,
-        lambda: search(decoder, *settings, end_token_id, pad_token_id),
+        (search.__name__, *settings),
+        lambda: search(decoder, *settings),
         bool(jit_compile),
     )
     inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)

@@ -32,7 +32,7 @@ def choose_token(scores, sampler, number=None, temperature=1.0, top_k=1, top_p=1
     """
     count = top_k if sampler == "top_k" else scores.shape[-1]
     if sampler == "greedy" or count == 1:
-        return ops.cast(ops.argmax(scores, axis=-1), "int32")
+        return _most_probable(scores)
     values, token_ids = ops.top_k(scores / temperature, count)  # (B, k), descending
     probabilities = ops.softmax(values, axis=-1)
     last = count - 1
@@ -49,6 +49,27 @@ def choose_token(scores, sampler, number=None, temperature=1.0, top_k=1, top_p=1
     return ops.sum(ops.where(chosen, ops.cast(token_ids, "int32"), 0), axis=-1)
 
 
+def _most_probable(scores):
+    """The first of the largest scores, in two passes that XLA can make vectors of.
+
+    Its argmax compares one number after the other, at three times the cost.
+    """
+    vocabulary_size = scores.shape[-1]
+    largest = ops.max(scores, axis=-1, keepdims=True)
+    tokens = ops.arange(vocabulary_size, dtype="int32")
+    # Where scores are no numbers nothing is largest: the last token, not one too many.
+    candidates = ops.where(ops.equal(scores, largest), tokens, vocabulary_size - 1)
+    return ops.min(candidates, axis=-1)
+
+
+def _log_probability(logits, token):
+    """Of the model itself, before any rule: log softmax `(B, V)` at tokens `(B,)`."""
+    batch, vocabulary_size = ops.shape(logits)[0], logits.shape[-1]
+    places = ops.arange(batch, dtype="int32") * vocabulary_size + token
+    at_token = ops.take(ops.reshape(logits, (-1,)), places, axis=0)
+    return at_token - ops.logsumexp(logits, axis=-1)  # (B,)
+
+
 class Sampling:
     """Generates one token of each text after the other, each from those before.
 
@@ -58,15 +79,27 @@ class Sampling:
         sampler, top_k: see `choose_token`.
         end_token_id: int, the token that ends a text, or None.
         pad_token_id: int, the token that follows the end of a text.
+        has_scores: bool, whether the log-probabilities are summed up; they take a pass
+            over the vocabulary in every step.
     """
 
-    def __init__(self, decoder, num_steps, sampler, top_k, end_token_id, pad_token_id):
+    def __init__(
+        self,
+        decoder,
+        num_steps,
+        sampler,
+        top_k,
+        end_token_id,
+        pad_token_id,
+        has_scores=True,
+    ):
         self.decoder = decoder
         self.num_steps = num_steps
         self.sampler = sampler
         self.top_k = top_k
         self.end_token_id = end_token_id
         self.pad_token_id = pad_token_id
+        self.has_scores = has_scores
 
     def begin(self, inputs):
         """Reads source and prompt and chooses the first token.
@@ -81,7 +114,7 @@ class Sampling:
             inputs.get("source_mask"),
             num_steps=self.num_steps,
         )
-        batch = inputs["prompt_ids"].shape[0]
+        batch = ops.shape(inputs["prompt_ids"])[0]
         state = {
             "step": ops.convert_to_tensor(0, "int32"),
             "token": ops.zeros((batch, 1), "int32"),
@@ -93,7 +126,7 @@ class Sampling:
         if "seen" in inputs:
             state["seen"] = inputs["seen"]
         constants = {"memory": memory, **_steering(inputs)}
-        return constants, self._choose(constants, state, self.decoder.logits(x))
+        return constants, self._choose(constants, state, self.decoder.logits(memory, x))
 
     def advance(self, constants, state):
         """Reads the last token and chooses the next one; returns the new state."""
@@ -101,14 +134,19 @@ class Sampling:
             constants["memory"], state["caches"], state["token"], state["step"] - 1
         )
         state = {**state, "caches": caches}
-        return self._choose(constants, state, self.decoder.logits(x))
+        return self._choose(
+            constants, state, self.decoder.logits(constants["memory"], x)
+        )
 
     def is_unfinished(self, state):
         """Tells whether any text goes on: a boolean scalar tensor."""
         return ops.logical_not(ops.all(state["is_done"]))
 
     def results(self, state):
-        """Returns the sequences `(B, 1, G)` and their log-probabilities `(B, 1)`."""
+        """Returns the sequences `(B, 1, G)` and their log-probabilities `(B, 1)`.
+
+        Without `has_scores` these are zeros.
+        """
         return (
             ops.expand_dims(state["sequences"], 1),
             ops.expand_dims(state["log_probability"], 1),
@@ -118,7 +156,7 @@ class Sampling:
         step, is_done = state["step"], state["is_done"]
         scores = apply_token_rules(logits, constants["rules"], step, state.get("seen"))
         scores = ops.squeeze(scores, 1)  # (B, V)
-        batch = scores.shape[0]
+        batch = ops.shape(scores)[0]
         number = None
         if self.sampler != "greedy":
             number = ops.slice(constants["numbers"], (0, step), (batch, 1))
@@ -134,18 +172,16 @@ class Sampling:
         token = ops.where(is_done, self.pad_token_id, token)
         column = ops.expand_dims(token, 1)  # (B, 1)
 
-        # Of the model itself, before any rule: log softmax at the token that was taken.
-        logits = ops.squeeze(logits, 1)
-        tokens = ops.arange(logits.shape[-1], dtype="int32")
-        at_token = ops.sum(ops.where(ops.equal(tokens, column), logits, 0.0), axis=-1)
-        gain = at_token - ops.logsumexp(logits, axis=-1)
         new = {
             **state,
             "step": step + 1,
             "token": column,
             "sequences": ops.slice_update(state["sequences"], (0, step), column),
-            "log_probability": state["log_probability"] + ops.where(is_done, 0.0, gain),
         }
+        if self.has_scores:
+            gain = _log_probability(ops.squeeze(logits, 1), token)
+            gain = ops.where(is_done, 0.0, gain)
+            new["log_probability"] = state["log_probability"] + gain
         is_done = ops.logical_or(is_done, step + 1 >= constants["limits"])
         if self.end_token_id is not None:
             is_done = ops.logical_or(is_done, ops.equal(token, self.end_token_id))

@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 
 def import_tensorflow_text():
     """Imports TensorFlow and TF Text, or says what to install."""
@@ -93,3 +95,31 @@ def hide_long_words(ids, starts_word, lengths, unknown_id, max_characters):
     long = tf.gather(length > max_characters, tf.maximum(word, 0))
     hidden = ids.with_values(tf.where(long, unknown_id, flat))
     return tf.ragged.boolean_mask(hidden, ids.with_values(first | ~long))
+
+
+def join_pieces(ids, vocabulary, end_id, hidden_ids, separator, changes):
+    """Joins the pieces of each row to a string; what follows an end is left out.
+
+    Args:
+        ids: `(B, T)` int32 tensor.
+        vocabulary: list of V strings.
+        end_id: int.
+        hidden_ids: list of ints that stand for nothing readable.
+        separator: str between two pieces.
+        changes: list of pairs, a regular expression and what replaces it afterwards.
+
+    Returns:
+        `(B,)` string tensor.
+    """
+    import tensorflow as tf
+
+    is_hidden = np.isin(np.arange(len(vocabulary)), hidden_ids)
+    is_end = tf.cast(ids == end_id, "int32")
+    after_end = tf.cumsum(is_end, axis=1) > 0
+    kept = ~after_end & ~tf.gather(tf.constant(is_hidden), ids)
+    rows = tf.ragged.boolean_mask(ids, kept)
+    pieces = rows.with_values(tf.gather(tf.constant(vocabulary), rows.values))
+    texts = tf.strings.reduce_join(pieces, axis=1, separator=separator)
+    for expression, replacement in changes:
+        texts = tf.strings.regex_replace(texts, expression, replacement)
+    return texts

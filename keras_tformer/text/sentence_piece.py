@@ -7,7 +7,11 @@ import numpy as np
 
 from keras_tformer.text.characters_unlike_rust import LETTERS_IN_ALBERT, UNKNOWN_LETTER
 from keras_tformer.text.files import write_atomically
-from keras_tformer.text.graph_operations import import_tensorflow_text, tokenize_around
+from keras_tformer.text.graph_operations import (
+    import_tensorflow_text,
+    join_pieces,
+    tokenize_around,
+)
 from keras_tformer.text.rust_engine import (
     encode_texts,
     import_tokenizers,
@@ -336,6 +340,21 @@ class SentencePieceTokenizer:
             decoder = import_tokenizers().decoders.WordPiece("##", cleanup=True)
             text = decoder.decode(text.split(" "))
         return text
+
+    def detokenize(self, ids):
+        """Joins the pieces of each row up to its end, as operations of the graph.
+
+        As `decode` without special tokens, so that an exported model can give text.
+
+        Args:
+            ids: `(B, T)` int32 tensor.
+
+        Returns:
+            `(B,)` string tensor (UTF-8).
+        """
+        hidden = [i for i in self._special_ids if i != self.unknown_id]
+        changes = [("\u2581", " "), ("^ ", "")]
+        return join_pieces(ids, self.vocabulary, self.end_id, hidden, "", changes)
 
     # === What the ids mean ===
 

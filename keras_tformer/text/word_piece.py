@@ -11,6 +11,7 @@ from keras_tformer.text.graph_operations import (
     change_beyond_ascii,
     hide_long_words,
     import_tensorflow_text,
+    join_pieces,
     tokenize_around,
 )
 from keras_tformer.text.rust_engine import (
@@ -324,6 +325,23 @@ class WordPieceTokenizer:
             hidden = {*SPECIAL_TOKENS} - {"[UNK]"}
             pieces = [piece for piece in pieces if piece not in hidden]
         return tokenizers.decoders.WordPiece("##", cleanup=clean_up).decode(pieces)
+
+    def detokenize(self, ids):
+        """Joins the pieces of each row up to its end, as operations of the graph.
+
+        As `decode` without special tokens, so that an exported model can give text.
+
+        Args:
+            ids: `(B, T)` int32 tensor.
+
+        Returns:
+            `(B,)` string tensor (UTF-8).
+        """
+        hidden = {*SPECIAL_TOKENS} - {"[UNK]"}
+        hidden = [i for i, piece in enumerate(self._vocabulary) if piece in hidden]
+        return join_pieces(
+            ids, self.vocabulary, self.end_id, hidden, " ", [(" ##", "")]
+        )
 
     # === What the ids mean ===
 

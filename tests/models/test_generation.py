@@ -114,11 +114,11 @@ def test_cached_steps_equal_the_whole_model(build):
     prompts = texts[:, : lengths.max()].astype("int32")
     more = (sources.astype("int32"), mask) if decoder.has_encoder else ()
     memory, caches, x = decoder.start(prompts, lengths, *more, num_steps=6)
-    found = [ops.convert_to_numpy(decoder.logits(x))[:, 0]]
+    found = [ops.convert_to_numpy(decoder.logits(memory, x))[:, 0]]
     for step in range(6):
         token = texts[np.arange(3), lengths + step][:, None].astype("int32")
         caches, x = decoder.step(memory, caches, token, step)
-        found.append(ops.convert_to_numpy(decoder.logits(x))[:, 0])
+        found.append(ops.convert_to_numpy(decoder.logits(memory, x))[:, 0])
     for row in range(3):
         source = sources[row, : source_lengths[row]] if more else None
         text = texts[row, : lengths[row] + 6]
@@ -142,7 +142,7 @@ def test_hypotheses_side_by_side_see_their_own_past_only(lm):
         ancestry = ancestry[:, parents]
         ancestry[:, :, step] = np.arange(3)
         caches, x = decoder.step(memory, caches, np.array(token), step, ancestry)
-    found = ops.convert_to_numpy(decoder.logits(x))[0]
+    found = ops.convert_to_numpy(decoder.logits(memory, x))[0]
     for row, text in zip(found, texts, strict=True):
         expected = logits_of(lm, [3, 5, 2, *text])[-1]
         np.testing.assert_allclose(row, expected, atol=2e-5)

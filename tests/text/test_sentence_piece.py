@@ -2,6 +2,7 @@
 
 import lzma
 
+import numpy as np
 import pytest
 
 from keras_tformer.text import SentencePieceTokenizer, pack
@@ -53,6 +54,21 @@ def test_graph_equals_host(small_model):
         "\u03a3\u0391\u03a3 9,9!",
     ]
     assert tokenizer.tokenize(tf.constant(texts)).to_list() == tokenizer.encode(texts)
+
+
+def test_graph_joins_pieces_as_the_host_does(small_model):
+    pytest.importorskip("tensorflow", reason="the graph is TensorFlow's")
+    tokenizer = SentencePieceTokenizer(small_model)
+    ids = np.random.default_rng(5).integers(0, 499, (101, 13), "int32")
+    ids[7] = tokenizer.padding_id
+    ids[11, 0] = tokenizer.end_id
+    expected = []
+    for row in ids.tolist():
+        end = row.index(tokenizer.end_id) if tokenizer.end_id in row else None
+        expected.append(tokenizer.decode(row[:end]))
+    found = tokenizer.detokenize(ids).numpy()
+    assert [text.decode() for text in found] == expected
+    assert expected[7] == expected[11] == ""
 
 
 def test_published_model_on_real_text(data_folder):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from keras_tformer.text import WordPieceTokenizer
@@ -63,6 +64,21 @@ def test_by_hand():
     special = "padding_id unknown_id start_id end_id mask_id".split()
     assert [getattr(tokenizer, name) for name in special] == [0, 1, 2, 3, 4]
     assert tokenizer.starts_word.tolist() == [not p.startswith("##") for p in PIECES]
+
+
+def test_graph_joins_pieces_as_the_host_does():
+    pytest.importorskip("tensorflow", reason="the graph is TensorFlow's")
+    words = "un ##do ##it it [x] . ## do".split()
+    tokenizer = WordPieceTokenizer(
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    )
+    ids = np.random.default_rng(5).integers(0, 13, (101, 7), "int32")
+    expected = []
+    for row in ids.tolist():
+        end = row.index(tokenizer.end_id) if tokenizer.end_id in row else None
+        expected.append(tokenizer.decode(row[:end]))
+    found = tokenizer.detokenize(ids).numpy()
+    assert [text.decode() for text in found] == expected
 
 
 def test_case_is_kept_on_request():
