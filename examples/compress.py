@@ -208,7 +208,7 @@ def built(options, rung, parent, task, steps):
             end_step=frequency * max(1, steps // 2 // frequency),  # then trained on
             frequency=frequency,
         )
-        return kt.compress.prune_low_magnitude(model, schedule)
+        return kt.compress.prune_low_magnitude(model, schedule, total_steps=steps)
     return model
 
 
