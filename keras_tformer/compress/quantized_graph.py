@@ -138,7 +138,8 @@ class QuantizedGraph:
         """Calls a copied layer or an operation with quantizers where it needs them."""
         kind = type(layer).__name__
         is_weighted = isinstance(layer, WeightQuantizer)
-        if kind == "LayerNormalization" and self.has_activations:
+        is_normalization = isinstance(layer, keras.layers.LayerNormalization)
+        if is_normalization and self.has_activations:
             args = (self._centred(layer, args[0]), *args[1:])
             if self._is_skipped(layer):
                 return layer(*args, **kwargs)
