@@ -55,8 +55,9 @@ def quantize_model(
             name: length}; see `flatten`.
         weights: `"int8_per_channel"`, one scale for each output channel of a kernel;
             `"int8_per_tensor"`, one for the whole kernel (older microcontroller
-            runtimes); with `int4` 4 bits, and so from `int2` on. Embedding tables have
-            one scale always (LiteRT looks rows up with a single one).
+            runtimes); with `int4` 4 bits, which are half of the bytes in a file, and so
+            from `int2` on. Embedding tables have one scale always (LiteRT looks rows
+            up with a single one).
         activations: `"int8"`, or None for weights only (also True and False). None
             trains for dynamic-range inference, which stores int8 weights and computes
             in float; see `strip_quantization`.

@@ -42,6 +42,27 @@ def test_normalization_of_int8_numbers_is_exact(normalization, is_skipped, tmp_p
     assert np.mean(steps > 0.5) < 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scales", ["channel", "tensor"])
+@pytest.mark.parametrize("num_bits", [3, 4, 6, 8])
+def test_the_file_stores_the_weights_of_training(num_bits, scales, tmp_path):
+    x = keras.Input((62,), name="x")
+    model = keras.Model({"x": x}, keras.layers.Dense(66, name="dense")(x))
+    inputs = {"x": np.random.default_rng(3).normal(size=(64, 62)).astype("float32")}
+    aware = kt.compress.quantize_model(model, weights=f"int{num_bits}_per_{scales}")
+    kt.compress.calibrate(aware, [inputs])
+    layer = aware.get_layer("dense")
+    kernel = layer.layer.kernel
+    trained = np.asarray(layer.quantized(kernel, training=True))
+    np.testing.assert_allclose(layer.quantized(kernel), trained, atol=1e-6)
+    assert len(np.unique(np.abs(trained[:, 0]))) <= 2 ** (num_bits - 1)
+    kt.export.to_tflite(aware, tmp_path / "model.tflite", quantization="int8")
+    (outputs,) = kt.export.predict(tmp_path / "model.tflite", inputs).values()
+    quantizer = aware.get_layer("dense.quantizer")
+    step = float((quantizer.range_max - quantizer.range_min).numpy()) / 255
+    assert np.mean(np.abs(outputs - np.asarray(aware(inputs))) > step / 2) < 0.003
+
+
 def read_sst2():
     """Word pieces, and inputs with labels to train on, of dev, and held out."""
     folder = pathlib.Path(DATA) / "sst2"
