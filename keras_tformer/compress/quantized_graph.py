@@ -178,20 +178,26 @@ class QuantizedGraph:
         return self._quantize(outputs, activation.name, _FIXED_RANGES.get(word))
 
     def _centred(self, layer, inputs):
-        """Takes off the mean that a layer normalization takes off.
+        """Takes off a mean before a layer normalization takes off the mean.
 
-        Of int8 numbers a converter computes MEAN in int8, with the scale of its input:
-        off by up to half a step for a whole row, and a quarter of what is normalized
-        comes out as another int8 number. A sum is computed in float.
+        Of int8 numbers a converter computes MEAN in int8, with the scale of its input
+        where it knows no other: off by up to half a step for a whole row, and a quarter
+        of what is normalized comes out as another int8 number. Here the mean has a
+        range of its own, and what its rounding leaves is taken off in float. A layer
+        that stays in float has no range; its mean is a sum, which stays in float, too.
         """
-        if not self._is_skipped(layer):
+        is_skipped = self._is_skipped(layer)
+        if not is_skipped:
             inputs = self._quantized_operand(inputs, layer.name, "LayerNormalization")
         elif _quantizer_of(inputs) is None and not _is_lookup_output(inputs):
             return inputs
         if layer.axis not in (-1, [-1], [len(inputs.shape) - 1]):
             return inputs
-        total = ops.sum(inputs, axis=-1, keepdims=True)  # (..., 1)
-        return inputs - total * (1 / inputs.shape[-1])
+        if is_skipped:
+            total = ops.sum(inputs, axis=-1, keepdims=True)  # (..., 1)
+            return inputs - total * (1 / inputs.shape[-1])
+        mean = ops.mean(inputs, axis=-1, keepdims=True)  # (..., 1)
+        return inputs - self._quantize(mean, f"{layer.name}.mean")
 
     def _softmax(self, layer, inputs, mask=None):
         """Softmax over scores; a mask is added to them as 0 or -30."""
