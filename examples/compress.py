@@ -63,6 +63,14 @@ def main(arguments=None):
     add("--steps", type=int, default=1500, help="of the dense rung; others take shares")
     add("--sequence-length", type=int, default=48)
     add("--vocabulary-size", type=int, default=6000)
+    rungs = f"and what they start from; all of {', '.join(map(repr, RUNGS))}"
+    add(
+        "--rungs",
+        nargs="+",
+        choices=RUNGS,
+        metavar="RUNG",
+        help=rungs.replace("%", "%%"),
+    )
     add("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.task != "corpus" and options.data is None:
@@ -71,10 +79,12 @@ def main(arguments=None):
 
     task = read(options)
     rows, models = [], {}
-    for rung, (parent, *_) in RUNGS.items():
-        models[rung] = trained(options, rung, models.get(parent), task)
+    rungs = with_parents(options.rungs or RUNGS)
+    for rung in rungs:
+        models[rung] = trained(options, rung, models.get(RUNGS[rung][0]), task)
         rows += exported(options, rung, models[rung], task)
-    rows += [quantized_by_keras(options, mode, task) for mode in KERAS_MODES]
+    if not options.rungs:
+        rows += [quantized_by_keras(options, mode, task) for mode in KERAS_MODES]
     for row in rows:  # last and together, so that all meet the same machine
         if row["kind"].startswith("Keras"):
             continue
@@ -83,7 +93,16 @@ def main(arguments=None):
     is_tagging = task["head"] == "token_classifier"
     measure = "entity F1" if is_tagging else "accuracy"
     title = f"{options.task}: {measure} on {len(task['labels'])} dev examples"
-    write_report(options.output, rows, title, list(RUNGS))
+    write_report(options.output, rows, title, rungs)
+
+
+def with_parents(rungs):
+    """The rungs and all that they start from, in the order of the ladder."""
+    needed = set(rungs)
+    for rung in reversed(RUNGS):  # a parent stands before its children
+        if rung in needed:
+            needed.add(RUNGS[rung][0])
+    return [rung for rung in RUNGS if rung in needed]
 
 
 def read(options):
@@ -208,7 +227,7 @@ def built(options, rung, parent, task, steps):
             end_step=frequency * max(1, steps // 2 // frequency),  # then trained on
             frequency=frequency,
         )
-        return kt.compress.prune_low_magnitude(model, schedule)
+        return kt.compress.prune_low_magnitude(model, schedule, total_steps=steps)
     return model
 
 
@@ -224,7 +243,8 @@ def exported(options, rung, model, task):
                 file,
                 sequence_length=options.sequence_length,
                 quantization=None if kind == "float32" else "int8",
-                representative_data=task["train"].take(7),
+                # A model that learned its ranges is left with them.
+                representative_data=None if kind == "QAT" else task["train"].take(7),
                 verify=False,  # compared below, on the whole dev set
             )
             (logits,) = kt.export.predict(file, task["dev"]).values()

@@ -209,7 +209,8 @@ def run(options):
             files[name],
             sequence_length=SEQUENCE_LENGTH,
             quantization=quantization,
-            representative_data=train.take(7),
+            # A model that learned its ranges in training keeps to them.
+            representative_data=None if model is quantized else train.take(7),
             tokenizer=tokenizer,
             class_names=class_names,
         )

@@ -1,7 +1,6 @@
 """Magnitude pruning of any Keras 3 model while it trains."""
 
 import contextlib
-import warnings
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from keras_tformer.compress.magnitude_pruning import (
 from keras_tformer.compress.movement_pruning import PRUNING, MovementPruning
 from keras_tformer.compress.prunable_weights import prunable_weights
 from keras_tformer.compress.pruning_checks import (
+    check_finished,
     check_model,
     check_schedule,
     check_weight,
@@ -28,6 +28,7 @@ def prune_low_magnitude(
     sparsity_m_by_n=None,
     layers=None,
     global_threshold=False,
+    total_steps=None,
 ):
     """Makes a model prune itself while it trains: its smallest weights become zero.
 
@@ -64,14 +65,18 @@ def prune_low_magnitude(
         global_threshold: bool, whether the sparsity holds for all chosen weights
             together, with one threshold, so that layers of small weights lose more;
             otherwise it holds for each weight.
+        total_steps: int, the batches that training will have, epochs times steps an
+            epoch. A schedule that ends later is refused here; without the number, by
+            `strip_pruning` when training is over.
 
     Returns:
         `model`.
 
     Raises:
         ValueError: if the model is not built, is pruned already, a layer is unknown, a
-            block does not divide a weight, the schedule is none, or the compiled
-            optimizer keeps an exponential moving average of the weights.
+            block does not divide a weight, the schedule is none or ends after
+            `total_steps`, or the compiled optimizer keeps an exponential moving
+            average of the weights.
 
     Example:
 
@@ -89,7 +94,7 @@ def prune_low_magnitude(
     """
     check_model(model)
     if pruning_schedule is not None:
-        check_schedule(pruning_schedule)
+        check_schedule(pruning_schedule, total_steps)
     block_size = two_positive_numbers(block_size, "block_size")
     if block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(
@@ -143,7 +148,7 @@ def prune_low_magnitude(
     return model
 
 
-def prune_by_movement(model, pruning_schedule, layers=None):
+def prune_by_movement(model, pruning_schedule, layers=None, total_steps=None):
     """Makes a model prune, while it is fine-tuned, the weights that move to zero.
 
     Sanh et al. 2020, "Movement pruning", section 4, with the top-v mask and the
@@ -162,6 +167,7 @@ def prune_by_movement(model, pruning_schedule, layers=None):
         model: a built, pretrained `keras.Model` of the TensorFlow backend.
         pruning_schedule: as in `prune_low_magnitude`.
         layers: as in `prune_low_magnitude`.
+        total_steps: as in `prune_low_magnitude`.
 
     Returns:
         `model`.
@@ -183,7 +189,7 @@ def prune_by_movement(model, pruning_schedule, layers=None):
     [0.75, 0.0]
     """
     check_model(model)
-    check_schedule(pruning_schedule)
+    check_schedule(pruning_schedule, total_steps)
     weights = _choose(model, layers, tables=True)
     with strategy_scope(model):
         state = PruningState(weights, has_scores=True)
@@ -202,7 +208,7 @@ def prune_by_movement(model, pruning_schedule, layers=None):
     return model
 
 
-def strip_pruning(model):
+def strip_pruning(model, allows_unfinished=False):
     """Takes the pruning constraints off a model; the zeros stay.
 
     The masks are applied once more, so that weights which an optimizer replaced after
@@ -210,6 +216,8 @@ def strip_pruning(model):
 
     Args:
         model: a model that `prune_low_magnitude` returned, trained.
+        allows_unfinished: bool, whether a model may be stripped before its schedule has
+            reached its end, with fewer zeros than the schedule says.
 
     Returns:
         The same model object, plain again: it saves and loads without this package's
@@ -217,7 +225,7 @@ def strip_pruning(model):
         grow back, `quantize_model(preserve_sparsity=True)` does not.
 
     Raises:
-        ValueError: if the model is not pruned.
+        ValueError: if the model is not pruned, or its schedule ends after training.
 
     Example:
 
@@ -231,7 +239,8 @@ def strip_pruning(model):
     pruned = [w for w in model.weights if isinstance(w.constraint, PRUNING)]
     if not pruned:
         raise ValueError(f"Model '{model.name}' is not pruned: nothing to strip.")
-    _warn_of_missing_steps(pruned[0].constraint)
+    if not allows_unfinished:
+        check_finished(pruned[0].constraint)
     for weight in pruned:
         mask = weight.constraint.mask.numpy()
         weight.assign(np.where(mask, weight.numpy(), 0))
@@ -239,18 +248,6 @@ def strip_pruning(model):
     model.__dict__.pop("pruning_state", None)
     _forget_compiled_steps(model)
     return model
-
-
-def _warn_of_missing_steps(constraint):
-    steps = int(constraint.step.numpy())
-    end_step = getattr(constraint.schedule, "end_step", None)
-    if end_step is not None and steps < end_step:  # ConstantSparsity may have -1
-        warnings.warn(
-            f"The model was trained for {steps} steps, and its schedule ends at step "
-            f"{end_step}: it is less sparse than the schedule says. Train on before "
-            "you strip it, or choose an end_step that training reaches.",
-            stacklevel=3,
-        )
 
 
 def _choose(model, layers, tables):

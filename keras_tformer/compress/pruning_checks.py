@@ -44,7 +44,7 @@ def check_model(model):
         )
 
 
-def check_schedule(schedule):
+def check_schedule(schedule, total_steps=None):
     if not callable(schedule):
         raise ValueError(
             "pruning_schedule is a schedule object such as kt.compress.PolynomialDecay"
@@ -76,6 +76,30 @@ def check_schedule(schedule):
             f"step {last}, before its end_step {end}: final_sparsity is not quite "
             "reached. Choose a frequency that divides end_step - begin_step.",
             stacklevel=3,
+        )
+    if total_steps is None:
+        return
+    if not isinstance(total_steps, int) or total_steps < 1:
+        raise ValueError(f"total_steps is a whole number >= 1, not {total_steps!r}.")
+    if end is not None and end > total_steps:  # ConstantSparsity may have -1
+        raise ValueError(
+            f"The schedule ends at step {end}, and training has {total_steps} steps: "
+            "it would be over before the final sparsity is reached. Choose an end_step "
+            f"of {total_steps} or less, better half of it (the weights that are left "
+            "need time to settle), or train for longer."
+        )
+
+
+def check_finished(constraint):
+    """Raises ValueError if training was over before the schedule was."""
+    steps = int(constraint.step.numpy())
+    end_step = getattr(constraint.schedule, "end_step", None)
+    if end_step is not None and steps < end_step:  # ConstantSparsity may have -1
+        raise ValueError(
+            f"The model was trained for {steps} steps, and its schedule ends at step "
+            f"{end_step}: it is less sparse than the schedule says. Train on, nothing "
+            "is lost; next time choose an end_step that training reaches. To take the "
+            "model as it is: strip_pruning(model, allows_unfinished=True)."
         )
 
 

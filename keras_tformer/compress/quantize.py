@@ -6,27 +6,33 @@ from keras import ops
 from keras_tformer.compress.activation_quantizer import ActivationQuantizer
 from keras_tformer.compress.flatten import flatten
 from keras_tformer.compress.fold_batch_normalization import fold_batch_normalization
-from keras_tformer.compress.movement_pruning import PRUNING
 from keras_tformer.compress.prunable_weights import choose_layers, layer_paths
 from keras_tformer.compress.prune import strategy_scope
+from keras_tformer.compress.quantization_checks import (
+    check_float,
+    check_numbers,
+    quantizes_activations,
+    weight_format,
+)
 from keras_tformer.compress.quantization_rules import quantizable_weights
 from keras_tformer.compress.quantized_graph import QuantizedGraph
-from keras_tformer.compress.weight_clustering import WeightClustering
 from keras_tformer.compress.weight_quantizer import WeightQuantizer
 
 
 def quantize_model(
     model,
     sequence_length=None,
-    num_bits=8,
-    per_channel=True,
+    weights="int8_per_channel",
+    activations="int8",
+    layers=None,
+    start_step=0,
+    freeze_step=None,
+    skip=None,
+    num_bits=None,
+    per_channel=None,
     range_decay=0.99,
     preserve_sparsity=True,
     preserve_clusters=True,
-    skip=None,
-    activations=True,
-    start_step=0,
-    freeze_step=None,
 ):
     """Returns a model that trains with the rounding of int8 inference.
 
@@ -47,10 +53,27 @@ def quantize_model(
         model: a built functional or Sequential `keras.Model`; a pruned one is stripped.
         sequence_length: int, length given to inputs that leave theirs open, or {input
             name: length}; see `flatten`.
-        num_bits: int from 2 to 8, bits of the weights; activations have 8. Or {layer
-            name or type: bits} for some layers (all in a composite one), 8 for others.
-        per_channel: bool, one scale for each output channel of a kernel, or one for
-            the whole kernel (older microcontroller runtimes).
+        weights: `"int8_per_channel"`, one scale for each output channel of a kernel;
+            `"int8_per_tensor"`, one for the whole kernel (older microcontroller
+            runtimes); with `int4` 4 bits, which are half of the bytes in a file, and so
+            from `int2` on. Embedding tables have one scale always (LiteRT looks rows
+            up with a single one).
+        activations: `"int8"`, or None for weights only (also True and False). None
+            trains for dynamic-range inference, which stores int8 weights and computes
+            in float; see `strip_quantization`.
+        layers: layers to quantize, chosen as in `skip`; all others stay in float. None
+            means all.
+        start_step: int, batches of training that pass in float while the ranges are
+            learned.
+        freeze_step: int, batches of training after which the ranges stay as they are,
+            or None: the weights settle on fixed ranges in the end.
+        skip: layers to leave in float: a list of names and types, or a function
+            (layer) -> bool, for instance the first layer, the last, or all of type
+            `LayerNormalization`. A composite layer that cannot be laid flat is left
+            whole.
+        num_bits: None, or an int from 2 to 8 in place of the bits that `weights` says.
+            Or {layer name or type: bits} for some layers (all in a composite one).
+        per_channel: None, or a bool in place of what `weights` says.
         range_decay: float in [0, 1), see `ActivationQuantizer`.
         preserve_sparsity: bool, whether the zeros of a pruned model stay exactly zero
             while it trains (PQAT). A weight without any zero is not touched by it.
@@ -59,18 +82,7 @@ def quantize_model(
             that is not clustered is not touched by it. An average of clustered weights
             is not clustered, so that `fit` refuses an optimizer with `use_ema`. Each
             channel has its own scale: for few distinct *integers* in the whole kernel,
-            `per_channel=False`.
-        skip: layers to leave in float: a list of names and types, or a function
-            (layer) -> bool, for instance the first layer, the last, or all of type
-            `LayerNormalization`. A composite layer that cannot be laid flat is left
-            whole.
-        activations: bool, whether activations are quantized, too. False trains for
-            dynamic-range inference, which stores int8 weights and computes in float;
-            see `strip_quantization`.
-        start_step: int, batches of training that pass in float while the ranges are
-            learned.
-        freeze_step: int, batches of training after which the ranges stay as they are,
-            or None: the weights settle on fixed ranges in the end.
+            `weights="int8_per_tensor"`.
 
     Returns:
         A flat functional `keras.Model`, not compiled, with the inputs and outputs of
@@ -78,9 +90,9 @@ def quantize_model(
 
     Raises:
         ValueError: if the model is not built, subclassed, still pruning or already
-            quantized, a number is out of range, a layer of `skip` or `num_bits` not in
-            the model, or a layer holds matrices that no rule speaks of
-            (`quantization_rule`).
+            quantized, a number or word is none of those above, a layer of `layers`,
+            `skip` or `num_bits` is not in the model, or a layer holds matrices that no
+            rule speaks of (`quantization_rule`).
 
     Example:
 
@@ -90,19 +102,28 @@ def quantize_model(
     >>> [layer.name for layer in quantize_model(model).layers[1:]]
     ['a.input.quantizer', 'a', 'a.quantizer', 'a.gelu', 'a.gelu.quantizer']
     """
-    choices = num_bits if isinstance(num_bits, dict) else {None: num_bits}
-    _check(model, choices.values(), range_decay, start_step, freeze_step)
+    word_bits, word_per_channel = weight_format(weights)
+    per_channel = word_per_channel if per_channel is None else per_channel
+    choices = {None: word_bits if num_bits is None else num_bits}
+    if isinstance(num_bits, dict):
+        choices = {None: word_bits, **num_bits}
+    check_numbers(choices.values(), range_decay, start_step, freeze_step)
+    check_float(model)
+    has_activations = quantizes_activations(activations)
     paths = layer_paths(model)
-    skipped, bits = [], {}
+    skipped, chosen, bits = [], None, {}
     if skip is not None:
         skipped = [paths[id(layer)][0] for layer in choose_layers(model, skip, "skip")]
+    if layers is not None:
+        chosen = choose_layers(model, layers, "layers")
+        chosen = [paths[id(layer)][0] for layer in chosen]
     for choice, number in choices.items():
-        chosen = (
+        meant = (
             [layer for _, layer in paths.values()]
             if choice is None
             else choose_layers(model, [choice], "num_bits")
         )
-        bits |= {paths[id(layer)][0]: number for layer in chosen}
+        bits |= {paths[id(layer)][0]: number for layer in meant}
     graph = flatten(model, sequence_length, keep=skipped)
     graph = _with_visible_attention(fold_batch_normalization(graph, skipped))
     with strategy_scope(model):
@@ -113,7 +134,8 @@ def quantize_model(
             preserve_sparsity,
             preserve_clusters,
             skipped,
-            activations,
+            chosen,
+            has_activations,
             start_step,
             freeze_step,
         )
@@ -212,46 +234,3 @@ def _attend(query, key, value, bias=None, mask=None, scale=None):
         scores = scores + (1 - ops.cast(mask, scores.dtype)) * -30.0
     context = ops.matmul(ops.softmax(scores), value)  # (B, H, T, K)
     return ops.transpose(context, (0, 2, 1, 3))  # (B, T, H, K)
-
-
-def _check(model, all_bits, range_decay, start_step, freeze_step):
-    for num_bits in all_bits:
-        if not isinstance(num_bits, int) or not 2 <= num_bits <= 8:
-            raise ValueError(
-                f"num_bits is a whole number from 2 to 8, not {num_bits!r}."
-            )
-    if not isinstance(start_step, int) or start_step < 0:
-        raise ValueError(f"start_step is a whole number >= 0, not {start_step!r}.")
-    if freeze_step is not None and (
-        not isinstance(freeze_step, int) or freeze_step <= start_step
-    ):
-        raise ValueError(
-            f"freeze_step is None or a whole number above start_step={start_step}, "
-            f"not {freeze_step!r}."
-        )
-    if not 0 <= range_decay < 1:
-        raise ValueError(f"range_decay lies in [0, 1); received {range_decay!r}.")
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Expected a keras.Model to quantize, received {type(model).__name__}."
-        )
-    for layer in model._flatten_layers():
-        if isinstance(layer, (ActivationQuantizer, WeightQuantizer)):
-            raise ValueError(
-                f"Model '{model.name}' is quantization-aware already (layer "
-                f"'{layer.name}'): rounding twice would train for another file than "
-                "the one that is exported. Start from the float model."
-            )
-    for weight in model.weights:
-        if isinstance(weight.constraint, PRUNING):
-            raise ValueError(
-                f"Weight '{weight.path}' is still being pruned. Call "
-                "strip_pruning(model) first: the zeros stay, and "
-                "preserve_sparsity=True keeps them while the quantized model trains."
-            )
-        if isinstance(weight.constraint, WeightClustering):
-            raise ValueError(
-                f"Weight '{weight.path}' is still being clustered. Call "
-                "strip_clustering(model) first: its few values stay, and "
-                "preserve_clusters=True keeps them while the quantized model trains."
-            )

@@ -51,6 +51,7 @@ class QuantizedGraph:
         preserve_clusters: bool, whether weights of few values keep them so few.
         range_decay: see `ActivationQuantizer`.
         skipped: paths of layers that stay in float.
+        chosen: paths of the layers that are quantized, or None: all but `skipped`.
         has_activations: bool, whether activations are quantized, too.
         start_step, freeze_step: see `ActivationQuantizer`.
     """
@@ -63,6 +64,7 @@ class QuantizedGraph:
         preserve_sparsity,
         preserve_clusters,
         skipped,
+        chosen,
         has_activations,
         start_step,
         freeze_step,
@@ -73,6 +75,7 @@ class QuantizedGraph:
         self.preserve_sparsity = preserve_sparsity
         self.preserve_clusters = preserve_clusters
         self.skipped = skipped
+        self.chosen = chosen
         self.has_activations = has_activations
         self.start_step = start_step
         self.freeze_step = freeze_step
@@ -135,6 +138,12 @@ class QuantizedGraph:
         """Calls a copied layer or an operation with quantizers where it needs them."""
         kind = type(layer).__name__
         is_weighted = isinstance(layer, WeightQuantizer)
+        is_normalization = isinstance(layer, keras.layers.LayerNormalization)
+        if is_normalization and self.has_activations:
+            args = (self._centred(layer, args[0]), *args[1:])
+            if self._is_skipped(layer):
+                return layer(*args, **kwargs)
+            return self._quantize(layer(*args, **kwargs), layer.name)
         if self._is_skipped(layer) or not (is_weighted or kind in _QUANTIZED):
             return layer(*args, **kwargs)
         tensors = _tensors(args, kwargs)
@@ -167,6 +176,28 @@ class QuantizedGraph:
             outputs = self._quantize(outputs, layer.name)
         outputs = activation(outputs)
         return self._quantize(outputs, activation.name, _FIXED_RANGES.get(word))
+
+    def _centred(self, layer, inputs):
+        """Takes off a mean before a layer normalization takes off the mean.
+
+        Of int8 numbers a converter computes MEAN in int8, with the scale of its input
+        where it knows no other: off by up to half a step for a whole row, and a quarter
+        of what is normalized comes out as another int8 number. Here the mean has a
+        range of its own, and what its rounding leaves is taken off in float. A layer
+        that stays in float has no range; its mean is a sum, which stays in float, too.
+        """
+        is_skipped = self._is_skipped(layer)
+        if not is_skipped:
+            inputs = self._quantized_operand(inputs, layer.name, "LayerNormalization")
+        elif _quantizer_of(inputs) is None and not _is_lookup_output(inputs):
+            return inputs
+        if layer.axis not in (-1, [-1], [len(inputs.shape) - 1]):
+            return inputs
+        if is_skipped:
+            total = ops.sum(inputs, axis=-1, keepdims=True)  # (..., 1)
+            return inputs - total * (1 / inputs.shape[-1])
+        mean = ops.mean(inputs, axis=-1, keepdims=True)  # (..., 1)
+        return inputs - self._quantize(mean, f"{layer.name}.mean")
 
     def _softmax(self, layer, inputs, mask=None):
         """Softmax over scores; a mask is added to them as 0 or -30."""
@@ -222,10 +253,15 @@ class QuantizedGraph:
         return quantizer(tensor)
 
     def _is_skipped(self, layer):
-        return any(
-            layer.name == path or layer.name.startswith(f"{path}.")
-            for path in self.skipped
-        )
+        if self.chosen is not None and not _is_under(layer, self.chosen):
+            return True
+        return _is_under(layer, self.skipped)
+
+
+def _is_under(layer, paths):
+    return any(
+        layer.name == path or layer.name.startswith(f"{path}.") for path in paths
+    )
 
 
 def _tensors(args, kwargs):

@@ -141,17 +141,22 @@ class WeightQuantizer(keras.layers.Layer):
         if columns is None:
             largest = ops.maximum(ops.max(whole), -ops.min(whole))
             largest = ops.stop_gradient(ops.maximum(largest, 1e-7))
-            rounded = keras.quantizers.fake_quant_with_min_max_vars(
-                value, -largest, largest, self.num_bits, narrow_range=True
-            )
+            if training:
+                rounded = keras.quantizers.fake_quant_with_min_max_vars(
+                    value, -largest, largest, self.num_bits, narrow_range=True
+                )
+            else:
+                rounded = _round_for_converters(value, largest, self.num_bits)
         else:
             channels = ops.reshape(value, (-1, columns))
             largest = ops.max(ops.abs(channels), axis=0)
             # A channel that is pruned away altogether still needs a scale.
             largest = ops.maximum(largest, 1e-4 * ops.max(largest))
             largest = ops.stop_gradient(ops.maximum(largest, 1e-7))
-            quantize = round_channels if training else _round_for_converters
-            rounded = quantize(channels, largest, self.num_bits)
+            if training:
+                rounded = round_channels(channels, largest, self.num_bits)
+            else:
+                rounded = _round_for_converters(channels, largest, self.num_bits, 1)
             rounded = ops.reshape(rounded, whole.shape)
         if training and self.start_step:
             has_started = ops.greater_equal(self.step, self.start_step)
@@ -208,8 +213,19 @@ class WeightQuantizer(keras.layers.Layer):
         return weight.shape[-1]
 
 
-def _round_for_converters(value, largest, num_bits):
-    """The same by the operation that converters to int8 know."""
+def _round_for_converters(value, largest, num_bits, axis=None):
+    """The same by the operation that converters to int8 know.
+
+    They store 2 and 4 bits as int4 and 8 bits as int8. Rounded to other widths, values
+    would be rounded once more, to another step; so they are rounded before and marked
+    as the whole multiples that they are of a smaller step, 4 or 8 bits wide.
+    """
+    if num_bits not in (2, 4, 8):
+        step = largest / (2 ** (num_bits - 1) - 1)
+        value = ops.floor(ops.clip(value, -largest, largest) / step + 0.5) * step
+        num_stored = 4 if num_bits < 4 else 8
+        steps = (2 ** (num_stored - 1) - 1) / 2 ** (num_stored - num_bits)
+        largest, num_bits = steps * step, num_stored
     return keras.quantizers.fake_quant_with_min_max_vars(
-        value, -largest, largest, num_bits, narrow_range=True, axis=1
+        value, -largest, largest, num_bits, narrow_range=True, axis=axis
     )

@@ -100,7 +100,8 @@ def to_tflite(
             int16, weights int8, post-training).
         representative_data: real examples (see `predict` for the forms) that measure
             the activations' ranges; the first 200 are used. A quantization-aware
-            model needs none; with it, what has no learned range becomes int8, too.
+            model needs none; with it, what has no learned range becomes int8, too
+            (the inside of normalizations), which its training has not seen.
         tokenizer: a tokenizer of `keras_tformer.text`, written beside the file
             (`vocab.txt`) and attached to it (`unzip model.tflite vocab.txt`).
         class_names: list of C strings, attached as `labels.txt`. With a tokenizer or

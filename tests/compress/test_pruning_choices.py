@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_tformer as kt
 from keras_tformer.compress import (
     PruningSummaries,
     prune_by_movement,
@@ -221,14 +222,23 @@ def test_refusals():
         quantize_model(pruned)
 
 
-def test_a_schedule_that_ends_after_training_warns():
-    class Schedule:
-        end_step = 100
-
-        def __call__(self, step):
-            return step > 0, 0.5
-
-    model = prune_low_magnitude(perceptron(), Schedule())
-    train(model)
-    with pytest.warns(UserWarning, match="trained for 6 steps.*ends at step 100"):
-        strip_pruning(model)
+def test_a_schedule_that_ends_after_training_is_refused():
+    schedule = kt.compress.PolynomialDecay(0.0, 0.5, 0, 10, frequency=5)
+    for prune in (prune_low_magnitude, prune_by_movement):
+        with pytest.raises(ValueError, match="ends at step 10.*training has 6 steps"):
+            prune(perceptron(), schedule, total_steps=6)
+        with pytest.raises(ValueError, match="whole number >= 1, not 0"):
+            prune(perceptron(), schedule, total_steps=0)
+        model = prune(perceptron(), schedule, total_steps=12)
+        train(model)  # 6 steps
+        with pytest.raises(ValueError, match="trained for 6 steps.*ends at step 10"):
+            strip_pruning(model)
+        unfinished = strip_pruning(model, allows_unfinished=True)
+        # At step 5 of 10 the cubic schedule asks for 0.5 - 0.5 * 0.5**3.
+        zeros = [int((x == 0).sum()) for x in kernels(unfinished)]
+        assert zeros == [n - round(n * 0.5625) for n in (NUM_FIRST, NUM_SECOND)]
+        model = prune(perceptron(), schedule)
+        train(model)
+        train(model)  # and on, past the end of the schedule
+        zeros = [int((x == 0).sum()) for x in kernels(strip_pruning(model))]
+        assert zeros == [n - round(n * 0.5) for n in (NUM_FIRST, NUM_SECOND)]

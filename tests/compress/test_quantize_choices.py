@@ -52,9 +52,52 @@ def test_bits_of_each_layer():
         quantize_model(model, num_bits={"a": 16})
 
 
-def test_weights_only():
+def test_words_for_weights_and_activations():
     model = perceptron()
-    quantized = quantize_model(model, activations=False)
+    for weights, bits, scales in (
+        ("int8_per_channel", 8, 23),
+        ("int8_per_tensor", 8, 1),
+        ("int4_per_channel", 4, 23),
+        ("int4_per_tensor", 4, 1),
+    ):
+        layer = quantize_model(model, weights=weights).get_layer("first")
+        kernel = layer.layer.kernel.numpy()
+        largest = np.abs(kernel).max(axis=0 if scales > 1 else None)
+        step = largest / (2 ** (bits - 1) - 1)
+        expected = np.round(kernel / step) * step
+        rounded = layer.quantized(layer.layer.kernel)
+        np.testing.assert_allclose(rounded, expected, atol=1e-6)
+    # By number in place of the word's, for all or for one.
+    for choice in (4, {"first": 4}):
+        layer = quantize_model(model, num_bits=choice).get_layer("first")
+        assert most_values(layer) <= 15
+    for weights in ("int16_per_channel", "int8", 8, None):
+        with pytest.raises(ValueError, match="weights=.* is none of 'int8_per_channel"):
+            quantize_model(model, weights=weights)
+    with pytest.raises(ValueError, match="activations='int16' is neither"):
+        quantize_model(model, activations="int16")
+
+
+def test_only_the_chosen_layers():
+    model = perceptron()
+    quantized = quantize_model(model, layers=["first"])
+    kinds = {x.name: type(x) for x in quantized.layers}
+    assert kinds["first"] is WeightQuantizer
+    assert kinds["classifier"] is keras.layers.Dense
+    names = [name for name in kinds if name.endswith("quantizer")]
+    assert names == ["first.input.quantizer", "first.quantizer", "first.gelu.quantizer"]
+    by_function = quantize_model(model, layers=lambda layer: layer.name == "first")
+    assert [x.name for x in by_function.layers] == list(kinds)
+    both = quantize_model(model, layers=["first", "norm"], skip=["norm"])
+    assert [x.name for x in both.layers] == list(kinds)
+    with pytest.raises(ValueError, match="layers: the model has no layer 'frist'"):
+        quantize_model(model, layers=["frist"])
+
+
+@pytest.mark.parametrize("word", [None, False])
+def test_weights_only(word):
+    model = perceptron()
+    quantized = quantize_model(model, activations=word)
     kinds = {type(layer) for layer in quantized.layers}
     assert ActivationQuantizer not in kinds and WeightQuantizer in kinds
     # Dynamic-range inference: the float model with kernels rounded per channel.

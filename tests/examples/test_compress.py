@@ -93,6 +93,12 @@ def test_named_entities(compress, monkeypatch, tmp_path):
     assert len(rows[0]["predictions"]) == 41 * 3
 
 
+def test_rungs_come_with_what_they_start_from(compress):
+    rungs = ["80 % sparse, PQAT", "dense"]
+    assert compress.with_parents(rungs) == ["dense", "80 % sparse", rungs[0]]
+    assert compress.with_parents(compress.RUNGS) == list(compress.RUNGS)
+
+
 def test_needs_a_folder(compress, capsys):
     with pytest.raises(SystemExit):
         compress.main(["--task", "sst2"])
