@@ -15,7 +15,7 @@ import pytest
 from keras_tformer import data, export, models, text
 
 VOCABULARY = pathlib.Path(__file__).parents[2] / "savedmodels/quickstart/vocab.txt"
-LENGTH, PREDICTIONS, HIDDEN, ROWS, KEPT = 32, 5, 2, 2400, 200
+LENGTH, PREDICTIONS, HIDDEN, ROWS, KEPT = 32, 5, 2, 720, 200
 CLASSES = ("numpy", "language")
 MODES = (None, "float16", "dynamic_range", "int8")
 ALONE = """
@@ -118,14 +118,14 @@ def trained(request, examples):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), dict.fromkeys(heads, loss))
     inputs, labels = examples
-    model.fit(inputs, labels, batch_size=48, epochs=6, verbose=0)
+    model.fit(inputs, labels, batch_size=48, epochs=24, verbose=0)
     embedding = models.text_embedder(encoder, normalize=True).output
     whole = keras.Model(pretrainer.input, {**heads, "embedding": embedding})
     rows = {name: x[:KEPT] for name, x in inputs.items()}
     answers = model.predict(rows, verbose=0)
     for name, logits in answers.items():
         right = np.mean(logits.argmax(-1) == labels[name][:KEPT])
-        assert right > (0.55 if name == "masked_lm" else 0.9), (name, right)
+        assert right > (0.8 if name == "masked_lm" else 0.9), (name, right)
     return whole, rows
 
 
@@ -166,11 +166,6 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
                     assert np.sum(ours * theirs, axis=-1).min() > 0.98, mode
                 else:
                     equal = ours.argmax(-1) == theirs.argmax(-1)
-                    if name == "masked_lm":
-                        # The masked two are guesses among 2,000 pieces, near ties
-                        # that rounding turns: 97 % of all five agreed in int8.
-                        assert equal.mean() >= 0.95, (mode, equal.mean())
-                        equal = equal[:, HIDDEN:]
                     assert equal.mean() >= 0.98, (mode, name, equal.mean())
 
 
