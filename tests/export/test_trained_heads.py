@@ -28,7 +28,7 @@ with np.load(source) as arrays:
 outputs = {}
 for number, file in enumerate(files):
     run = Interpreter(model_path=file).get_signature_runner("serving_default")
-    rows = len(inputs["token_ids"])
+    rows = len(next(iter(inputs.values())))
     answers = [run(**{k: x[i : i + 1] for k, x in inputs.items()}) for i in range(rows)]
     for name in answers[0]:
         value = np.concatenate([answer[name] for answer in answers])
@@ -75,6 +75,23 @@ def examples():
     np.put_along_axis(hidden, positions[:, :HIDDEN], tokenizer.mask_id, 1)
     inputs = {**packed, "token_ids": hidden, "mask_positions": positions}
     return {name: x.astype("int32") for name, x in inputs.items()}, labels
+
+
+def run_apart(files, rows, folder):
+    """What each file answers to the rows on LiteRT alone: dicts by output name."""
+    source, target = folder / "inputs.npz", folder / "outputs.npz"
+    np.savez(source, **rows)
+    command = [sys.executable, "-c", ALONE, source, target, *files]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [{} for _ in files]
+    with np.load(target) as outputs:
+        for key in outputs.files:
+            number, name = key.split("/")
+            answers[int(number)][name] = outputs[key]
+    return answers
 
 
 def own_names(model, prefix):
@@ -143,30 +160,23 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
             representative_data=rows,
             tolerance={None: 1e-4, "float16": 1e-2}.get(mode),
         )
-    source, target = tmp_path / "inputs.npz", tmp_path / "outputs.npz"
-    np.savez(source, **rows)
-    command = [sys.executable, "-c", ALONE, source, target, *files]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    outputs = run_apart(files, rows, tmp_path)
     expected = model.predict(rows, verbose=0)
     kept = rows["padding_mask"].astype(bool)
-    with np.load(target) as outputs:
-        for number, mode in enumerate(MODES):
-            for name, logits in expected.items():
-                ours, theirs = outputs[f"{number}/{name}"], logits
-                if name == "tags":
-                    ours, theirs = ours[kept], theirs[kept]
-                if mode in (None, "float16"):
-                    limit = 1e-4 if mode is None else 1e-2
-                    scale = max(1, np.abs(theirs).max())
-                    assert np.abs(ours - theirs).max() < limit * scale, (mode, name)
-                elif name == "embedding":  # unit vectors: no class, but a direction
-                    assert np.sum(ours * theirs, axis=-1).min() > 0.98, mode
-                else:
-                    equal = ours.argmax(-1) == theirs.argmax(-1)
-                    assert equal.mean() >= 0.98, (mode, name, equal.mean())
+    for mode, answers in zip(MODES, outputs, strict=True):
+        for name, logits in expected.items():
+            ours, theirs = answers[name], logits
+            if name == "tags":
+                ours, theirs = ours[kept], theirs[kept]
+            if mode in (None, "float16"):
+                limit = 1e-4 if mode is None else 1e-2
+                scale = max(1, np.abs(theirs).max())
+                assert np.abs(ours - theirs).max() < limit * scale, (mode, name)
+            elif name == "embedding":  # unit vectors: no class, but a direction
+                assert np.sum(ours * theirs, axis=-1).min() > 0.98, mode
+            else:
+                equal = ours.argmax(-1) == theirs.argmax(-1)
+                assert equal.mean() >= 0.98, (mode, name, equal.mean())
 
 
 @pytest.mark.slow
