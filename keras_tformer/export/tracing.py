@@ -155,12 +155,13 @@ def serving_function(model, specs, for_converter=False):
         outputs = call_flat(model, inputs)
         return {name: as_float32(value, name) for name, value in outputs.items()}
 
-    with converter_operations() if for_converter else contextlib.nullcontext():
+    shared = _shared_variables(model)
+    with converter_operations(shared) if for_converter else contextlib.nullcontext():
         return serve.get_concrete_function(**specs)
 
 
 @contextlib.contextmanager
-def converter_operations():
+def converter_operations(shared=()):
     """Trace two of Keras' operations in the form that the converter keeps whole.
 
     `keras.ops.take` becomes a bare GATHER. Keras wraps negative indices around: LESS,
@@ -168,26 +169,32 @@ def converter_operations():
     converter cannot quantize that ADD to 16 bit ("Empty min/max for tensor
     serving_default_segment_ids").
 
-    `keras.ops.matmul` by a table that rows are looked up in, too, gets a reshape before
-    it. The converter would multiply the scale of a layer normalization before it into
-    the table: a second copy, which is another table only once the model has learned.
+    `keras.ops.matmul` by a variable that is read elsewhere, too (a looked-up table, a
+    kernel in `shared`), gets a reshape before it. The converter would multiply the
+    scale of a layer normalization before it into the variable: a second copy, which is
+    another one only once the model has learned.
+
+    Args:
+        shared: ids of the handles of variables, as `_variable_read` returns them.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import numpy as keras_numpy
 
-    looked_up = set()
+    read_elsewhere = set(shared)
 
     def take(x, indices, axis=None):
         if not isinstance(indices, tf.Tensor):  # ragged and sparse ones stay Keras'
             return keras_take(x, indices, axis)
         x = tf.convert_to_tensor(x)
-        looked_up.add(_variable_read(x))
+        read_elsewhere.add(_variable_read(x))
         return tf.gather(x, indices, axis=axis)
 
     def matmul(x1, x2):
-        if isinstance(x2, tf.Tensor) and _variable_read(x2) in looked_up - {None}:
+        if isinstance(x2, keras.Variable):
+            x2 = tf.convert_to_tensor(x2)
+        if isinstance(x2, tf.Tensor) and _variable_read(x2) in read_elsewhere - {None}:
             x1 = tf.convert_to_tensor(x1)
-            product = tf.matmul(tf.reshape(x1, (1, *x1.shape)), x2)
+            product = tf.matmul(tf.reshape(x1, (1, 1, *x1.shape)), x2)
             return tf.reshape(product, (*x1.shape[:-1], x2.shape[-1]))
         return keras_matmul(x1, x2)
 
@@ -199,14 +206,29 @@ def converter_operations():
         keras_numpy.take, keras_numpy.matmul = keras_take, keras_matmul
 
 
+def _shared_variables(model):
+    """Ids of the handles of the weights of layers that are called more than once."""
+    return {
+        id(weight.value.handle)
+        for layer in leaf_layers(model)
+        if len(layer._inbound_nodes) > 1
+        for weight in layer.weights
+        if hasattr(weight.value, "handle")
+    }
+
+
 def _variable_read(tensor):
-    """Name of the variable that a tensor of a graph is read from, or None."""
+    """Id of the handle of the variable that a graph's tensor is, or None."""
     operation = getattr(tensor, "op", None)
     while operation is not None and operation.type in _SAME_NUMBERS:
         operation = operation.inputs[0].op
     if operation is None or operation.type != "ReadVariableOp":
         return None
-    return operation.inputs[0].name
+    inside = operation.inputs[0]
+    for handle, placeholder in getattr(inside.graph, "captures", ()):
+        if placeholder is inside:
+            return id(handle)
+    return None
 
 
 def as_float32(value, name):
