@@ -28,7 +28,11 @@ import keras_tformer as kt
 from keras_tformer.export.conversion import convert
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.reporting import count_partitions
-from keras_tformer.export.tracing import input_specs, plain_gather, serving_function
+from keras_tformer.export.tracing import (
+    converter_operations,
+    input_specs,
+    serving_function,
+)
 
 LENGTH = 128
 VOCABULARY = {"bert": 30522, "albert": 30000}
@@ -70,7 +74,7 @@ def sizes_of(kind, size):
 def write_ours(kind, size, file):
     encoder = getattr(kt.models, f"{kind}_encoder")(**sizes_of(kind, size))
     specs = input_specs(encoder, 1, LENGTH)
-    function = serving_function(encoder, specs, with_plain_gather=True)
+    function = serving_function(encoder, specs, for_converter=True)
     functions = {"serving_default": function}
     file.write_bytes(convert(encoder, functions, None, False, False, None))
 
@@ -112,7 +116,7 @@ def compare_loop(folder, repetitions):
     encoder = kt.models.albert_encoder(**sizes_of("albert", "base"))
     specs = input_specs(encoder, 1, LENGTH)
     functions = {
-        "unrolled": serving_function(encoder, specs, with_plain_gather=True),
+        "unrolled": serving_function(encoder, specs, for_converter=True),
         "loop": looped(encoder, specs),
     }
     for mode in (None, "dynamic_range", "int8"):
@@ -166,7 +170,7 @@ def looped(encoder, specs):
         _, x = tf.while_loop(lambda index, _: index < calls, call, (0, x))
         return {"sequence_output": x, "pooled_output": layers["pooler"](x)}
 
-    with plain_gather():
+    with converter_operations():
         return serve.get_concrete_function(**specs)
 
 

@@ -6,9 +6,13 @@ import warnings
 import numpy as np
 
 from keras_tformer.export.files import full_disk_explained
-from keras_tformer.export.flatbuffer import custom_operators
+from keras_tformer.export.flatbuffer import custom_operators, parse
+from keras_tformer.export.float_operators import float_operators
+from keras_tformer.export.packing import pack, shorten_names
+from keras_tformer.export.symmetric_ranges import make_symmetric
+from keras_tformer.export.tables import empty_unread, share_tables, store_summands
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
-from keras_tformer.export.tracing import has_tied_table, model_variables
+from keras_tformer.export.tracing import model_variables
 
 # What a `WordPieceTokenizer` becomes.
 TEXT_OPERATORS = {
@@ -16,16 +20,15 @@ TEXT_OPERATORS = {
     "FastWordpieceTokenizeWithOffsets",
     "RaggedTensorToTensor",
 }
-ONE_SCALE_A_KERNEL = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
-def convert(model, functions, quantization, is_aware, sparse, feed):
+def convert(model, functions, quantization, is_aware, sparse, feed, integer_only=False):
     """Convert the functions of one model into one file; they share its weights.
 
     Args:
         model: the `keras.Model` whose weights the functions read.
         functions: `{signature: concrete function}`.
-        quantization, sparse: as in `to_tflite`.
+        quantization, sparse, integer_only: as in `to_tflite`.
         is_aware: whether the graphs hold fake-quantizers.
         feed: function that yields `(signature, {input name: array})` to measure ranges
             on, or None.
@@ -52,17 +55,19 @@ def convert(model, functions, quantization, is_aware, sparse, feed):
             # The interpreter that measures ranges must load the tokenizer, too.
             spec = converter.target_spec
             spec._experimental_custom_op_registerers = text_operators()
-        if quantization == "dynamic_range" and any(map(has_tied_table, graphs)):
-            # With a scale for each row the product would need a second int8 copy of
-            # the table, which has one scale where rows are looked up.
-            setattr(converter, ONE_SCALE_A_KERNEL, True)
         if feed is not None and quantization in ("int8", "int16x8"):
             converter.representative_dataset = feed
+            # The ranges alone: then the choice of what becomes int8 is ours.
+            if quantization == "int8":
+                converter._experimental_calibrate_only = True
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
         try:
             with warnings.catch_warnings():
                 # The converter calibrates with its own interpreter, not by our choice.
                 warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is dep")
                 content = converter.convert()
+            if converter._experimental_calibrate_only:
+                content = _quantize(content, sparse, integer_only)
         except Exception as error:
             raise RuntimeError(
                 f"TensorFlow's converter refused the model {model.name!r} with "
@@ -70,7 +75,24 @@ def convert(model, functions, quantization, is_aware, sparse, feed):
             ) from error
     if SIGNATURE in functions:
         _check_custom_operators(content)
-    return content
+    parsed = parse(content)
+    share_tables(parsed, in_int8=quantization == "int8")
+    if quantization == "int8":
+        store_summands(parsed)
+    empty_unread(parsed)
+    shorten_names(parsed)
+    return pack(parsed)
+
+
+def _quantize(content, sparse, integer_only):
+    """A float file with measured ranges as int8, but for `float_operators`."""
+    from tensorflow.lite.python.convert import mlir_quantize, mlir_sparsify
+
+    measured = parse(content)
+    make_symmetric(measured)
+    kept = float_operators(measured, integer_only)
+    content = mlir_quantize(pack(measured), denylisted_nodes=kept)
+    return mlir_sparsify(content) if sparse else content
 
 
 def _check_custom_operators(content):

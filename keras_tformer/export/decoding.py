@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_tformer.export.tracing import check_sequence_length, plain_gather
+from keras_tformer.export.tracing import check_sequence_length, converter_operations
 from keras_tformer.models.cached_block import heads_first
 from keras_tformer.models.cached_decoder import CachedDecoder
 
@@ -82,7 +82,7 @@ def decoding_functions(model, batch_size, source_length, max_length):
 
     own = cache_specs("self", [x.self_attention for x in decoder.blocks], max_length)
     functions = {}
-    with plain_gather():
+    with converter_operations():
         if decoder.has_encoder:
             inputs = ("encoder_token_ids", MASK)
             source = {name: spec((source_length,), name) for name in inputs}

@@ -5,16 +5,16 @@ import os
 
 import numpy as np
 
-# Kernels and tables; zero is stored as zero in each (int8 weights are symmetric).
+# Kernels and tables.
 _WEIGHT_DTYPES = ("float32", "float16", "int8")
 
 
 def inspect_file(file):
     """What `report` reads from the file itself, without running or compressing it."""
     path = os.fspath(file)
-    schema, model = _read(path)
-    names = _names(schema.TensorType)
-    operator_names = _names(schema.BuiltinOperator)
+    model = _read(path)
+    names = _names(schema().TensorType)
+    operator_names = _names(schema().BuiltinOperator)
     operators = collections.defaultdict(collections.Counter)
     macs = collections.Counter()
     signatures = _signatures(model, names)
@@ -48,25 +48,33 @@ def inspect_file(file):
 
 
 def _constants(model, names):
-    """Bytes of constants by dtype, each buffer once, and the share of zeros."""
+    """Bytes of constants by dtype, each stored one once, and the share of zeros."""
     weights = collections.Counter()
     seen = set()
     zeros = values = 0
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             data = model.buffers[tensor.buffer].data
-            if data is None or tensor.buffer in seen:
+            # Equal buffers may refer to one place in the file.
+            place = None if data is None else data.ctypes.data
+            if place is None or place in seen:
                 continue
-            seen.add(tensor.buffer)
+            seen.add(place)
             weights[names[tensor.type]] += len(data)
             if names[tensor.type] in _WEIGHT_DTYPES and len(tensor.shape) == 2:
                 matrix = np.frombuffer(data, names[tensor.type])
-                zeros += int((matrix == 0).sum())
+                zeros += int((matrix == _zero_of(tensor)).sum())
                 values += matrix.size
     return {
         "weight_bytes": dict(weights),
         "zeros": zeros / values if values else 0.0,
     }
+
+
+def _zero_of(tensor):
+    """The stored value that means 0; post-training tables have another than 0."""
+    points = getattr(tensor.quantization, "zeroPoint", None)
+    return 0 if points is None or len(points) == 0 else points[0]
 
 
 def _operator_name(model, operator, operator_names):
@@ -89,19 +97,52 @@ def _reached(model, index, operator_names):
     return [model.subgraphs[index] for index in reached]
 
 
+def parse(content):
+    """The bytes of a `.tflite` file as the format's generated `ModelT`."""
+    return schema().ModelT.InitFromPackedBuf(content, 0)
+
+
+def named_operators(model, graph):
+    """`[(name, operator)]` of one subgraph, in the order in which they run."""
+    names = _names(schema().BuiltinOperator)
+    return [(_operator_name(model, part, names), part) for part in graph.operators]
+
+
+def is_float(tensor):
+    """Whether a tensor of a parsed file is float32."""
+    return tensor.type == schema().TensorType.FLOAT32
+
+
+def constant_values(model, tensor):
+    """The float array of a float32 or int8 constant, or None for anything else."""
+    data = model.buffers[tensor.buffer].data
+    dtype = _names(schema().TensorType)[tensor.type]
+    if data is None or dtype not in ("float32", "int8") or tensor.sparsity is not None:
+        return None
+    values = np.frombuffer(data, dtype).reshape(tensor.shape)
+    if dtype == "float32":
+        return values
+    scale, zero = (
+        np.reshape(part, [-1] + [1] * (values.ndim - 1)) if len(part) > 1 else part[0]
+        for part in (tensor.quantization.scale, tensor.quantization.zeroPoint)
+    )
+    return (values.astype("float32") - zero) * scale
+
+
 def custom_operators(content):
     """Names of the operators in a file's bytes that LiteRT itself does not have."""
-    model = _schema().ModelT.InitFromPackedBuf(content, 0)
+    model = parse(content)
     codes = [code.customCode for code in model.operatorCodes]
     return [code.decode() for code in codes if code is not None]
 
 
-def _schema():
+def schema():
+    """The generated reader and writer of `.tflite` files."""
     try:
-        from ai_edge_litert import schema_py_generated as schema
+        from ai_edge_litert import schema_py_generated as generated
     except ImportError:
-        from tensorflow.lite.python import schema_py_generated as schema
-    return schema
+        from tensorflow.lite.python import schema_py_generated as generated
+    return generated
 
 
 def _read(path):
@@ -114,8 +155,7 @@ def _read(path):
             f"{path!r} is not a TFLite file (its identifier is {content[4:8]!r}, "
             "expected b'TFL3')."
         )
-    schema = _schema()
-    return schema, schema.ModelT.InitFromPackedBuf(content, 0)
+    return parse(content)
 
 
 def _names(enumeration):

@@ -77,6 +77,7 @@ def to_tflite(
     sparse=False,
     tokenizer_inside=False,
     max_length=None,
+    integer_only=False,
 ):
     """Write a model as a `.tflite` file that is proved to compute the same.
 
@@ -96,12 +97,13 @@ def to_tflite(
         quantization: None (float32), `"float16"` (weights in half precision),
             `"dynamic_range"` (weights int8, activations float), `"int8"` (weights and
             activations int8: learned ranges of a quantization-aware model, or
-            post-training from `representative_data`) or `"int16x8"` (activations
+            post-training from `representative_data`; layer normalization and the sums
+            before it stay float, see `integer_only`) or `"int16x8"` (activations
             int16, weights int8, post-training).
         representative_data: real examples (see `predict` for the forms) that measure
             the activations' ranges; the first 200 are used. A quantization-aware
-            model needs none; with it, what has no learned range becomes int8, too
-            (the inside of normalizations), which its training has not seen.
+            model needs none; with it, products and activations without a learned range
+            become int8, too.
         tokenizer: a tokenizer of `keras_tformer.text`, written beside the file
             (`vocab.txt`) and attached to it (`unzip model.tflite vocab.txt`).
         class_names: list of C strings, attached as `labels.txt`. With a tokenizer or
@@ -125,6 +127,9 @@ def to_tflite(
             which writes a token a call with caches that go in and come out (see
             `decoding_functions`), instead of `serving_default`; `representative_data`
             are the model's inputs with their targets, as for training.
+        integer_only: compute layer normalization and sums in int8 as well, for
+            accelerators without float; less accurate, and slower where XNNPACK runs
+            the file. Needs `quantization="int8"` and `representative_data`.
 
     Returns:
         A dict: that of `report` and `quantization`, `is_quantization_aware`,
@@ -165,11 +170,13 @@ def to_tflite(
     main = next(iter(shapes))
     check_class_names(functions[main], class_names)
     is_aware = is_fake_quantized(functions[main])
-    check_mode(quantization, is_aware, representative_data)
+    check_mode(quantization, is_aware, representative_data, integer_only)
     examples = _examples(representative_data, shapes, model)
     text = _text_function(tokenizer, tokenizer_inside, shapes[main])
     feed = _feed(examples, functions)
-    content = convert(model, functions | text, quantization, is_aware, sparse, feed)
+    content = convert(
+        model, functions | text, quantization, is_aware, sparse, feed, integer_only
+    )
     verifications = {}
     with replaced_file(file) as temporary:
         with open(temporary, "wb") as stream:
@@ -212,7 +219,7 @@ def _functions(model, lengths, batch_size):
         specs = input_specs(model, batch_size, length)
         shapes[name] = {key: tuple(spec.shape) for key, spec in specs.items()}
         check_fixed(shapes[name])
-        functions[name] = serving_function(model, specs, with_plain_gather=True)
+        functions[name] = serving_function(model, specs, for_converter=True)
     return functions, shapes
 
 

@@ -63,8 +63,16 @@ def check_precision(model):
             )
 
 
-def check_mode(quantization, is_aware, representative_data):
+def check_mode(quantization, is_aware, representative_data, integer_only):
     """Refuse a mode that does not fit the model, or lacks the data it needs."""
+    if integer_only and (quantization != "int8" or representative_data is None):
+        given = "None" if representative_data is None else "given"
+        raise ValueError(
+            f"integer_only=True with quantization={quantization!r} and "
+            f"representative_data {given}: only int8 files are made of integers, from "
+            "ranges measured on examples. Give quantization='int8' and "
+            "representative_data."
+        )
     if is_aware and quantization != "int8":
         raise ValueError(
             f"The model is quantization-aware, received quantization={quantization!r}. "

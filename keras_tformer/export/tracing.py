@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+_SAME_NUMBERS = ("Reshape", "Transpose", "Identity", "Cast")
+
 
 def check_exportable(model):
     """Refuse, in plain words, a model that cannot become a TensorFlow graph."""
@@ -141,10 +143,10 @@ def call_flat(model, inputs):
     return named_outputs(model(inputs, training=False))
 
 
-def serving_function(model, specs, with_plain_gather=False):
+def serving_function(model, specs, for_converter=False):
     """A concrete function `(**inputs) -> {name: tensor}`; floats leave as float32.
 
-    `with_plain_gather` leaves out what `keras.ops.take` does about negative ids.
+    `for_converter` traces it under `converter_operations`; all shapes must be fixed.
     """
     import tensorflow as tf
 
@@ -153,32 +155,80 @@ def serving_function(model, specs, with_plain_gather=False):
         outputs = call_flat(model, inputs)
         return {name: as_float32(value, name) for name, value in outputs.items()}
 
-    with plain_gather() if with_plain_gather else contextlib.nullcontext():
+    shared = _shared_variables(model)
+    with converter_operations(shared) if for_converter else contextlib.nullcontext():
         return serve.get_concrete_function(**specs)
 
 
 @contextlib.contextmanager
-def plain_gather():
-    """Make `keras.ops.take` a bare GATHER while a graph is traced.
+def converter_operations(shared=()):
+    """Trace two of Keras' operations in the form that the converter keeps whole.
 
-    Keras wraps negative indices around: LESS, ADD and SELECT on int32 before every
-    embedding. LiteRT has no use for them, and the converter cannot quantize that ADD
-    to 16 bit ("Empty min/max for tensor serving_default_segment_ids").
+    `keras.ops.take` becomes a bare GATHER. Keras wraps negative indices around: LESS,
+    ADD and SELECT on int32 before every embedding. LiteRT has no use for them, and the
+    converter cannot quantize that ADD to 16 bit ("Empty min/max for tensor
+    serving_default_segment_ids").
+
+    `keras.ops.matmul` by a variable that is read elsewhere, too (a looked-up table, a
+    kernel in `shared`), gets a reshape before it. The converter would multiply the
+    scale of a layer normalization before it into the variable: a second copy, which is
+    another one only once the model has learned.
+
+    Args:
+        shared: ids of the handles of variables, as `_variable_read` returns them.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import numpy as keras_numpy
 
+    read_elsewhere = set(shared)
+
     def take(x, indices, axis=None):
         if not isinstance(indices, tf.Tensor):  # ragged and sparse ones stay Keras'
-            return original(x, indices, axis)
-        return tf.gather(tf.convert_to_tensor(x), indices, axis=axis)
+            return keras_take(x, indices, axis)
+        x = tf.convert_to_tensor(x)
+        read_elsewhere.add(_variable_read(x))
+        return tf.gather(x, indices, axis=axis)
 
-    original = keras_numpy.take
-    keras_numpy.take = take
+    def matmul(x1, x2):
+        if isinstance(x2, keras.Variable):
+            x2 = tf.convert_to_tensor(x2)
+        if isinstance(x2, tf.Tensor) and _variable_read(x2) in read_elsewhere - {None}:
+            x1 = tf.convert_to_tensor(x1)
+            product = tf.matmul(tf.reshape(x1, (1, 1, *x1.shape)), x2)
+            return tf.reshape(product, (*x1.shape[:-1], x2.shape[-1]))
+        return keras_matmul(x1, x2)
+
+    keras_take, keras_matmul = keras_numpy.take, keras_numpy.matmul
+    keras_numpy.take, keras_numpy.matmul = take, matmul
     try:
         yield
     finally:
-        keras_numpy.take = original
+        keras_numpy.take, keras_numpy.matmul = keras_take, keras_matmul
+
+
+def _shared_variables(model):
+    """Ids of the handles of the weights of layers that are called more than once."""
+    return {
+        id(weight.value.handle)
+        for layer in leaf_layers(model)
+        if len(layer._inbound_nodes) > 1
+        for weight in layer.weights
+        if hasattr(weight.value, "handle")
+    }
+
+
+def _variable_read(tensor):
+    """Id of the handle of the variable that a graph's tensor is, or None."""
+    operation = getattr(tensor, "op", None)
+    while operation is not None and operation.type in _SAME_NUMBERS:
+        operation = operation.inputs[0].op
+    if operation is None or operation.type != "ReadVariableOp":
+        return None
+    inside = operation.inputs[0]
+    for handle, placeholder in getattr(inside.graph, "captures", ()):
+        if placeholder is inside:
+            return id(handle)
+    return None
 
 
 def as_float32(value, name):
@@ -217,24 +267,3 @@ def is_fake_quantized(function):
     graph = function.graph.as_graph_def()
     nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
     return any(node.op.startswith("FakeQuant") for node in nodes)
-
-
-def has_tied_table(function):
-    """Whether a graph looks rows up in a weight and multiplies by it, too."""
-    uses = {}
-    for operation in function.graph.get_operations():
-        if operation.type == "ReadVariableOp":
-            variable = uses.setdefault(operation.inputs[0].name, set())
-            variable |= _uses(operation.outputs[0])
-    products = {"MatMul", "BatchMatMulV2", "BatchMatMulV3"}
-    return any("GatherV2" in kinds and kinds & products for kinds in uses.values())
-
-
-def _uses(tensor):
-    kinds = set()
-    for operation in tensor.consumers():
-        if operation.type in ("Reshape", "Transpose", "Identity", "Cast"):
-            kinds |= _uses(operation.outputs[0])
-        else:
-            kinds.add(operation.type)
-    return kinds

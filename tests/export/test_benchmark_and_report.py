@@ -29,6 +29,25 @@ def test_report_counts(tflite_file, capsys):
     assert "BATCH_MATMUL" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_zeros_of_a_table_with_a_zero_point(tmp_path):
+    """Post-training int8 stores 0 as -64 or so where values lie to one side."""
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    table = keras.layers.Embedding(101, 34)
+    model = keras.Model({"token_ids": ids}, keras.layers.Dense(3)(table(ids)))
+    generator = np.random.default_rng(7)
+    values = generator.uniform(-0.3, 0.9, (101, 34))
+    table.embeddings.assign(values * (generator.random((101, 34)) < 0.3))
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        sequence_length=5,
+        quantization="int8",
+        representative_data={"token_ids": generator.integers(0, 101, (40, 5))},
+    )
+    assert abs(report["zeros"] - 0.7 * 101 / (101 + 3)) < 0.03
+
+
 def test_report_without_rich(tflite_file, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.console", None)
     export.report(tflite_file)

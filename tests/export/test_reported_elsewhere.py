@@ -52,7 +52,8 @@ def test_albert_keeps_its_accuracy(trained_albert, tmp_path, quantization):
     assert accuracy["artefact"] >= accuracy["model"] - 0.01
 
 
-def test_int8_is_int8(classifier, examples, tmp_path):
+@pytest.mark.parametrize("integer_only", [False, True])
+def test_int8_is_int8(classifier, examples, tmp_path, integer_only):
     """tensorflow #57619: "quantized", and every product in float."""
     report = export.to_tflite(
         classifier,
@@ -60,13 +61,17 @@ def test_int8_is_int8(classifier, examples, tmp_path):
         sequence_length=LENGTH,
         quantization="int8",
         representative_data=examples,
+        integer_only=integer_only,
     )
     assert report["int8_macs_share"] == 1.0
     operators = report["operators"]
-    for name in ("FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "GELU", "ADD"):
+    names = ["FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "GELU"]
+    for name in names + ["ADD", "RSQRT"] * integer_only:
         assert set(operators[name]) == {"int8"}, name
-    stored = report["weight_bytes"]
-    assert stored.get("float32", 0) <= 64  # no kernel, no table, not even a bias
+    stored = report["weight_bytes"].get("float32", 0)
+    # No kernel, no table, not even a bias; scale and shift of three normalizations,
+    # and the positions, which are too few to be worth a scale.
+    assert stored <= 64 + (0 if integer_only else 4 * (3 * 2 + LENGTH) * 34)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])

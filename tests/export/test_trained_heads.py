@@ -15,7 +15,7 @@ import pytest
 from keras_tformer import data, export, models, text
 
 VOCABULARY = pathlib.Path(__file__).parents[2] / "savedmodels/quickstart/vocab.txt"
-LENGTH, PREDICTIONS, HIDDEN, ROWS, KEPT = 32, 5, 2, 2400, 200
+LENGTH, PREDICTIONS, HIDDEN, ROWS, KEPT = 32, 5, 2, 720, 200
 CLASSES = ("numpy", "language")
 MODES = (None, "float16", "dynamic_range", "int8")
 ALONE = """
@@ -28,7 +28,7 @@ with np.load(source) as arrays:
 outputs = {}
 for number, file in enumerate(files):
     run = Interpreter(model_path=file).get_signature_runner("serving_default")
-    rows = len(inputs["token_ids"])
+    rows = len(next(iter(inputs.values())))
     answers = [run(**{k: x[i : i + 1] for k, x in inputs.items()}) for i in range(rows)]
     for name in answers[0]:
         value = np.concatenate([answer[name] for answer in answers])
@@ -77,6 +77,23 @@ def examples():
     return {name: x.astype("int32") for name, x in inputs.items()}, labels
 
 
+def run_apart(files, rows, folder):
+    """What each file answers to the rows on LiteRT alone: dicts by output name."""
+    source, target = folder / "inputs.npz", folder / "outputs.npz"
+    np.savez(source, **rows)
+    command = [sys.executable, "-c", ALONE, source, target, *files]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [{} for _ in files]
+    with np.load(target) as outputs:
+        for key in outputs.files:
+            number, name = key.split("/")
+            answers[int(number)][name] = outputs[key]
+    return answers
+
+
 def own_names(model, prefix):
     """The model's output, its layers named apart from those of other heads."""
     for layer in model.layers:
@@ -118,14 +135,14 @@ def trained(request, examples):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), dict.fromkeys(heads, loss))
     inputs, labels = examples
-    model.fit(inputs, labels, batch_size=48, epochs=6, verbose=0)
+    model.fit(inputs, labels, batch_size=48, epochs=24, verbose=0)
     embedding = models.text_embedder(encoder, normalize=True).output
     whole = keras.Model(pretrainer.input, {**heads, "embedding": embedding})
     rows = {name: x[:KEPT] for name, x in inputs.items()}
     answers = model.predict(rows, verbose=0)
     for name, logits in answers.items():
         right = np.mean(logits.argmax(-1) == labels[name][:KEPT])
-        assert right > (0.55 if name == "masked_lm" else 0.9), (name, right)
+        assert right > (0.8 if name == "masked_lm" else 0.9), (name, right)
     return whole, rows
 
 
@@ -143,35 +160,23 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
             representative_data=rows,
             tolerance={None: 1e-4, "float16": 1e-2}.get(mode),
         )
-    source, target = tmp_path / "inputs.npz", tmp_path / "outputs.npz"
-    np.savez(source, **rows)
-    command = [sys.executable, "-c", ALONE, source, target, *files]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    outputs = run_apart(files, rows, tmp_path)
     expected = model.predict(rows, verbose=0)
     kept = rows["padding_mask"].astype(bool)
-    with np.load(target) as outputs:
-        for number, mode in enumerate(MODES):
-            for name, logits in expected.items():
-                ours, theirs = outputs[f"{number}/{name}"], logits
-                if name == "tags":
-                    ours, theirs = ours[kept], theirs[kept]
-                if mode in (None, "float16"):
-                    limit = 1e-4 if mode is None else 1e-2
-                    scale = max(1, np.abs(theirs).max())
-                    assert np.abs(ours - theirs).max() < limit * scale, (mode, name)
-                elif name == "embedding":  # unit vectors: no class, but a direction
-                    assert np.sum(ours * theirs, axis=-1).min() > 0.98, mode
-                else:
-                    equal = ours.argmax(-1) == theirs.argmax(-1)
-                    if name == "masked_lm":
-                        # The masked two are guesses among 2,000 pieces, near ties
-                        # that rounding turns: 97 % of all five agreed in int8.
-                        assert equal.mean() >= 0.95, (mode, equal.mean())
-                        equal = equal[:, HIDDEN:]
-                    assert equal.mean() >= 0.98, (mode, name, equal.mean())
+    for mode, answers in zip(MODES, outputs, strict=True):
+        for name, logits in expected.items():
+            ours, theirs = answers[name], logits
+            if name == "tags":
+                ours, theirs = ours[kept], theirs[kept]
+            if mode in (None, "float16"):
+                limit = 1e-4 if mode is None else 1e-2
+                scale = max(1, np.abs(theirs).max())
+                assert np.abs(ours - theirs).max() < limit * scale, (mode, name)
+            elif name == "embedding":  # unit vectors: no class, but a direction
+                assert np.sum(ours * theirs, axis=-1).min() > 0.98, mode
+            else:
+                equal = ours.argmax(-1) == theirs.argmax(-1)
+                assert equal.mean() >= 0.98, (mode, name, equal.mean())
 
 
 @pytest.mark.slow

@@ -1,0 +1,67 @@
+"""What an int8 file computes in float, because int8 would cost more than it saves."""
+
+from keras_tformer.export.flatbuffer import named_operators
+from keras_tformer.export.tables import tied_operators
+
+SQUARES = ("MUL", "SQUARE", "SQUARED_DIFFERENCE")
+
+
+def float_operators(model, integer_only):
+    """Names of the tensors that leave the operators to keep in float.
+
+    Layer normalization squares its input, which 256 steps hold badly, and XNNPACK has
+    no int8 RSQRT: the graph would be cut in two at each one. The sums that it reads
+    would be rounded to int8 only to become float again. The logits of a vocabulary are
+    so many that some would tie in 256 steps.
+
+    Args:
+        model: a parsed float file, a `ModelT`.
+        integer_only: leave out normalizations and sums.
+    """
+    names = set()
+    for graph in model.subgraphs:
+        kept = [part for pair in tied_operators(model, graph) for part in pair]
+        if not integer_only:
+            kept += _normalizations(model, graph)
+        for operator in kept:
+            names.add(graph.tensors[operator.outputs[0]].name.decode())
+    return sorted(names)
+
+
+def _normalizations(model, graph):
+    """The operators of every layer normalization in a graph, and the sums they read."""
+    operators = named_operators(model, graph)
+    makers = {int(i): part for part in operators for i in part[1].outputs}
+    readers = {}
+    for part in operators:
+        for index in part[1].inputs:
+            readers.setdefault(int(index), []).append(part)
+
+    def makers_of(operator, *names):
+        """The operators of these names that make an input of another."""
+        made = [makers[int(i)] for i in operator.inputs if int(i) in makers]
+        return [part for name, part in made if name in names]
+
+    found = []
+    for name, root in operators:
+        shifted = makers_of(root, "ADD") or [root]  # variance + epsilon
+        variance = makers_of(shifted[0], "MEAN")
+        squares = makers_of(variance[0], *SQUARES) if variance else []
+        if name != "RSQRT" or not squares:
+            continue
+        centred = makers_of(squares[0], "SUB")
+        mean = makers_of((centred or squares)[0], "MEAN")
+        found += [*shifted, *variance, *squares, *centred, *mean]
+        sums = [part for start in mean for part in makers_of(start, "ADD")]
+        while sums:
+            found.append(sums.pop())
+            sums += makers_of(found[-1], "ADD")
+        products = [root]
+        while products:  # times the scale and gamma, then plus beta
+            found.append(products.pop())
+            for name, reader in readers.get(int(found[-1].outputs[0]), ()):
+                if name == "MUL":
+                    products.append(reader)
+                elif name in ("ADD", "SUB"):
+                    found.append(reader)
+    return found
