@@ -10,7 +10,9 @@ in parts of at most 20 paragraphs, in another order each time. A fresh process w
 pretraining records of it and reads them for an epoch. Before that it has done both with
 a small part of the file, so that TensorFlow and the tokenizer are there. Reported is
 how far its resident memory rose at most over what it was then, by the kernel's own
-count of the peak. Shards are of 0.2 MB, so that there are many.
+count of the peak, and what of the C library's heap is in use and what is holes between
+that. Shards are of 0.2 MB, so that there are many; `--documents-per-shard 1000` is what
+users get by default.
 
 With `--times` the corpus is then taken to be the file that many times over: the shards
 are linked under further names, as if a run had been stopped after the last of them.
@@ -27,6 +29,7 @@ library's own choice on two cores. Linux only.
 """
 
 import argparse
+import ctypes
 import itertools
 import json
 import os
@@ -37,7 +40,14 @@ import sys
 import tempfile
 import time
 
-DOCUMENTS_PER_SHARD = 30
+PASSED_ON = (
+    "vocabulary",
+    "times",
+    "sequence_length",
+    "masking",
+    "batch",
+    "documents_per_shard",
+)
 
 
 def main():
@@ -49,9 +59,11 @@ def main():
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         arguments.vocabulary = arguments.vocabulary or train_vocabulary(folder)
         for megabytes in arguments.megabytes:
-            file = make_corpus(arguments.corpus, folder, megabytes)
+            file = make_corpus(
+                arguments.corpus, folder, megabytes, arguments.documents_per_shard
+            )
             command = [sys.executable, __file__, "--child", str(file)]
-            for name in ("vocabulary", "times", "sequence_length", "masking", "batch"):
+            for name in PASSED_ON:
                 if getattr(arguments, name) is not None:
                     option = f"--{name.replace('_', '-')}"
                     command += [option, str(getattr(arguments, name))]
@@ -71,6 +83,7 @@ def parse_arguments():
     add("--sequence-length", type=int, default=128)
     add("--masking", help="fixed masks of this kind; new ones in each epoch by default")
     add("--batch", type=int, default=32, help="rows in a batch")
+    add("--documents-per-shard", type=int, default=30)
     add("--arenas", type=int, default=1, help="most heaps of the C library")
     add("--folder", help="where the files lie while this runs")
     add("--child", help=argparse.SUPPRESS)
@@ -88,7 +101,7 @@ def train_vocabulary(folder):
     return file
 
 
-def make_corpus(corpus, folder, megabytes):
+def make_corpus(corpus, folder, megabytes, documents_per_shard):
     """Writes the documents again and again, to the end of a shard of that size."""
     from keras_tformer import data
 
@@ -109,7 +122,7 @@ def make_corpus(corpus, folder, megabytes):
                     stream.write((part + "\n\n").encode())
                     num_parts += 1
                     is_large = stream.tell() > megabytes * 1e6
-                    if is_large and num_parts % DOCUMENTS_PER_SHARD == 0:
+                    if is_large and num_parts % documents_per_shard == 0:
                         return file
 
 
@@ -119,7 +132,7 @@ def write_and_read(arguments):
     tokenizer = text.WordPieceTokenizer(arguments.vocabulary)
     settings = {
         "masking": arguments.masking,
-        "documents_per_shard": DOCUMENTS_PER_SHARD,
+        "documents_per_shard": arguments.documents_per_shard,
     }
 
     def documents(times):
@@ -139,7 +152,7 @@ def write_and_read(arguments):
 
     beside = pathlib.Path(arguments.child).parent
     with tempfile.TemporaryDirectory(dir=beside) as folder:
-        write(itertools.islice(documents(1), 20 * DOCUMENTS_PER_SHARD), folder)
+        write(itertools.islice(documents(1), 600), folder)
         read(folder)
     start = memory("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -148,7 +161,7 @@ def write_and_read(arguments):
     def report(what):
         print(
             f"  {what}: {memory('VmHWM') - start:+.1f} MB at most, after "
-            f"{time.perf_counter() - seconds:.0f} s",
+            f"{time.perf_counter() - seconds:.0f} s; heap: {heap()}",
             flush=True,
         )
 
@@ -183,6 +196,16 @@ def link_shards(folder, times):
             if number >= len(cards):
                 os.link(manifest.with_name(card["file"]), manifest.with_name(name))
             stream.write(json.dumps({**card, "file": name}) + "\n")
+
+
+def heap():
+    """What the C library's heap holds, and the holes that it keeps in between."""
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks"
+    fields = [(name, ctypes.c_size_t) for name in [*names.split(), "keepcost"]]
+    count = ctypes.CDLL("libc.so.6").mallinfo2
+    count.restype = type("mallinfo2", (ctypes.Structure,), {"_fields_": fields})
+    found = count()
+    return f"{found.uordblks / 1e6:.1f} MB in use, {found.fordblks / 1e6:.1f} MB holes"
 
 
 def memory(field):
