@@ -7,12 +7,12 @@
 
 For each size a text file is made on disk: the documents of the corpus again and again,
 in parts of at most 20 paragraphs, in another order each time. A fresh process writes
-pretraining records of it and reads them for an epoch. Before that it has done both with
-a small part of the file, so that TensorFlow and the tokenizer are there. Reported is
-how far its resident memory rose at most over what it was then, by the kernel's own
-count of the peak, and what of the C library's heap is in use and what is holes between
-that. Shards are of 0.2 MB, so that there are many; `--documents-per-shard 1000` is what
-users get by default.
+pretraining records of it, and another one reads them for an epoch; before that each
+does the same with a small part of the file, so that TensorFlow and the tokenizer are
+there. Reported is how far its resident memory rose at most over what it was then, by
+the kernel's own count of the peak, and what of the C library's heap is in use at the
+end and what is holes in between. Shards are of 0.2 MB, so that there are many;
+`--documents-per-shard 1000` is what users get by default.
 
 With `--times` the corpus is then taken to be the file that many times over: the shards
 are linked under further names, as if a run had been stopped after the last of them.
@@ -35,6 +35,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,28 +48,42 @@ PASSED_ON = (
     "masking",
     "batch",
     "documents_per_shard",
+    "file",
+    "records",
 )
 
 
 def main():
     arguments = parse_arguments()
     if arguments.child:
-        write_and_read(arguments)
+        {"write": write, "read": read}[arguments.child](arguments)
         return
     environment = {**os.environ, "MALLOC_ARENA_MAX": str(arguments.arenas)}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         arguments.vocabulary = arguments.vocabulary or train_vocabulary(folder)
-        for megabytes in arguments.megabytes:
-            file = make_corpus(
-                arguments.corpus, folder, megabytes, arguments.documents_per_shard
-            )
-            command = [sys.executable, __file__, "--child", str(file)]
+        arguments.file = pathlib.Path(folder) / "corpus.txt"
+        arguments.records = pathlib.Path(folder) / "records"
+        times = arguments.times
+
+        def run(stage):
+            command = [sys.executable, __file__, "--child", stage]
             for name in PASSED_ON:
                 if getattr(arguments, name) is not None:
                     option = f"--{name.replace('_', '-')}"
                     command += [option, str(getattr(arguments, name))]
             subprocess.run(command, check=True, env=environment)
-            file.unlink()
+
+        for megabytes in arguments.megabytes:
+            make_corpus(arguments, megabytes)
+            arguments.times = 1
+            run("write")
+            run("read")
+            if times > 1:
+                arguments.times = times
+                link_shards(arguments.records, times)
+                run("write")
+                run("read")
+            shutil.rmtree(arguments.records)
 
 
 def parse_arguments():
@@ -86,7 +101,8 @@ def parse_arguments():
     add("--documents-per-shard", type=int, default=30)
     add("--arenas", type=int, default=1, help="most heaps of the C library")
     add("--folder", help="where the files lie while this runs")
-    add("--child", help=argparse.SUPPRESS)
+    for name in ("child", "file", "records"):
+        add(f"--{name}", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return arguments
@@ -101,18 +117,18 @@ def train_vocabulary(folder):
     return file
 
 
-def make_corpus(corpus, folder, megabytes, documents_per_shard):
+def make_corpus(arguments, megabytes):
     """Writes the documents again and again, to the end of a shard of that size."""
     from keras_tformer import data
 
+    corpus = arguments.corpus
     documents = data.read_documents(corpus) if corpus else data.embedded_corpus()
     documents = [
         [paragraph.replace("\n", " ") for paragraph in document.paragraphs]
         for document in documents
     ]
-    file = pathlib.Path(folder) / "corpus.txt"
     num_parts = 0
-    with open(file, "wb") as stream:
+    with open(arguments.file, "wb") as stream:
         for seed in itertools.count():
             draw = random.Random(seed)
             for paragraphs in documents:
@@ -122,65 +138,76 @@ def make_corpus(corpus, folder, megabytes, documents_per_shard):
                     stream.write((part + "\n\n").encode())
                     num_parts += 1
                     is_large = stream.tell() > megabytes * 1e6
-                    if is_large and num_parts % documents_per_shard == 0:
-                        return file
+                    if is_large and num_parts % arguments.documents_per_shard == 0:
+                        return
 
 
-def write_and_read(arguments):
-    from keras_tformer import data, text
-
-    tokenizer = text.WordPieceTokenizer(arguments.vocabulary)
-    settings = {
-        "masking": arguments.masking,
-        "documents_per_shard": arguments.documents_per_shard,
-    }
-
+def write(arguments):
     def documents(times):
+        from keras_tformer import data
+
         for _ in range(times):
-            yield from data.read_documents(arguments.child)
+            yield from data.read_documents(arguments.file)
 
-    def write(documents, folder):
-        return data.write_pretraining_records(
-            documents, folder, tokenizer, arguments.sequence_length, **settings
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        write_records(arguments, itertools.islice(documents(1), 600), folder)
+    report = start_counting()
+    totals = write_records(arguments, documents(arguments.times), arguments.records)
+    megabytes = os.path.getsize(arguments.file) * arguments.times / 1e6
+    report(f"{megabytes:,.0f} MB of text, {totals['num_shards']} shards written")
 
-    def read(folder):
+
+def read(arguments):
+    from keras_tformer import data
+
+    def read_records(folder):
         dataset = data.pretraining_records_dataset(
-            folder, tokenizer, arguments.batch, num_epochs=1, shuffle_buffer=1000
+            folder, tokenizer(arguments), arguments.batch, num_epochs=1
         )
         return sum(1 for _ in dataset)
 
-    beside = pathlib.Path(arguments.child).parent
-    with tempfile.TemporaryDirectory(dir=beside) as folder:
-        write(itertools.islice(documents(1), 600), folder)
-        read(folder)
+    with tempfile.TemporaryDirectory() as folder:
+        documents = itertools.islice(data.read_documents(arguments.file), 600)
+        write_records(arguments, documents, folder)
+        read_records(folder)
+    report = start_counting()
+    report(f"{read_records(arguments.records)} batches read")
+
+
+def tokenizer(arguments):
+    from keras_tformer import text
+
+    return text.WordPieceTokenizer(arguments.vocabulary)
+
+
+def write_records(arguments, documents, folder):
+    from keras_tformer import data
+
+    return data.write_pretraining_records(
+        documents,
+        folder,
+        tokenizer(arguments),
+        arguments.sequence_length,
+        masking=arguments.masking,
+        documents_per_shard=arguments.documents_per_shard,
+    )
+
+
+def start_counting():
+    """Returns a function that prints how far memory has risen since now."""
     start = memory("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    seconds = time.perf_counter()
+    begin = time.perf_counter()
 
     def report(what):
+        rise, seconds = memory("VmHWM") - start, time.perf_counter() - begin
         print(
-            f"  {what}: {memory('VmHWM') - start:+.1f} MB at most, after "
-            f"{time.perf_counter() - seconds:.0f} s; heap: {heap()}",
+            f"{what}: {start:.0f} MB resident before, {rise:+.1f} MB at most, after "
+            f"{seconds:.0f} s; heap: {heap()}",
             flush=True,
         )
 
-    megabytes = os.path.getsize(arguments.child) / 1e6
-    print(f"text of {megabytes:.0f} MB, {start:.0f} MB resident at the start")
-    with tempfile.TemporaryDirectory(dir=beside) as folder:
-        totals = write(documents(1), folder)
-        report(f"{totals['num_shards']} shards written")
-        num_batches = read(folder)
-        report(f"{num_batches} batches, {totals['bytes'] / 1e6:.0f} MB, read")
-        if arguments.times > 1:
-            link_shards(folder, arguments.times)
-            totals = write(documents(arguments.times), folder)
-            report(
-                f"{arguments.times} times the text, {megabytes * arguments.times:.0f} "
-                f"MB, gone through for {totals['num_shards']} shards"
-            )
-            num_batches = read(folder)
-            report(f"{num_batches} batches, {totals['bytes'] / 1e6:.0f} MB, read")
+    return report
 
 
 def link_shards(folder, times):
