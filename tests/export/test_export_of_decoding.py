@@ -145,7 +145,9 @@ def test_mode_against_keras(
         parameters += V * SIZES["hidden_dim"]
     assert stored < 1.1 * weight_share * 4 * parameters + 4 * T * 34 + 6000
     if quantization == "int8":
-        assert report["int8_macs_share"] == 1.0
+        # All products but that with the table, whose logits decide in float.
+        in_float = report["macs"] - report["macs_by_dtype"]["int8"]
+        assert in_float == V * SIZES["hidden_dim"]
     answers = export.predict(report["file"], pairs)["output"]
     expected = translator.predict(pairs, verbose=0)
     kept = pairs["decoder_padding_mask"].astype(bool)
