@@ -139,7 +139,7 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         progress = kt.training.RichProgress(
             f"{name} phase, length {length}",
             tokens_per_step=batch_size * length,
-            **work(options, model, train.element_spec[0]),
+            **flops(options, model, train.element_spec[0]),
         )
         model.fit(
             stop.watch(train),
@@ -169,13 +169,13 @@ def scope(strategy):
     return kt.distribute.get_strategy(strategy).scope()
 
 
-def work(options, model, inputs):
+def flops(options, model, inputs):
     """What the progress line makes the MFU of: TensorFlow alone counts operations."""
     if keras.backend.backend() != "tensorflow":
         return {}
     peak = 1e12 * options.peak_tflops if options.peak_tflops else measured_peak()
-    flops = kt.training.training_flops(model, inputs)
-    return {"flops_per_step": flops, "peak_flops": peak}
+    counted = kt.training.training_flops(model, inputs)
+    return {"flops_per_step": counted, "peak_flops": peak}
 
 
 def measured_peak():
