@@ -282,6 +282,7 @@ def hugging_face_calls(arguments, folder, marian, num_beams, batch):
 def ctranslate2_calls(arguments, folder, marian, num_beams, batch):
     import ctranslate2
     import numpy as np
+    import transformers
     from ctranslate2.converters.transformers import MarianMTLoader
 
     ids, _ = random_source(arguments, batch)
@@ -292,7 +293,9 @@ def ctranslate2_calls(arguments, folder, marian, num_beams, batch):
     for kind in ("float32", "int8"):
         target = os.path.join(folder, f"ctranslate2_{kind}")
         if not os.path.isdir(target):
-            spec = MarianMTLoader().get_model_spec(marian)
+            # A copy: the loader takes the last token out of the model it is given.
+            copy = transformers.MarianMTModel.from_pretrained(folder)
+            spec = MarianMTLoader().get_model_spec(copy)
             spec.register_source_vocabulary(words)
             spec.register_target_vocabulary(words)
             spec.config.eos_token, spec.config.unk_token = words[:2]
