@@ -4,6 +4,8 @@ import collections
 import random
 from typing import NamedTuple
 
+from keras_tformer.data.bulk_encoding import encode_in_bulk
+
 
 class Document(NamedTuple):
     """Paragraphs that follow each other, and the class they share.
@@ -144,6 +146,6 @@ def encode_documents(documents, tokenizer):
         paragraphs = [paragraphs] if isinstance(paragraphs, str) else paragraphs
         texts += paragraphs
         counts.append(len(paragraphs))
-    encoded = iter(tokenizer.encode(texts))
+    encoded = iter(encode_in_bulk(tokenizer, texts))
     rows = [[i for _ in range(count) for i in next(encoded)] for count in counts]
     return [ids for ids in rows if ids]

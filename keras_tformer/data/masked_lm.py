@@ -117,5 +117,5 @@ def texts_that_fit(documents, tokenizer, sequence_length):
     return [
         [tokenizer.start_id, *piece, tokenizer.end_id]
         for ids in encode_documents(documents, tokenizer)
-        for piece, _ in cut_at_words(ids, starts_word, sequence_length - 2)
+        for piece in cut_at_words(ids, starts_word, sequence_length - 2)
     ]

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from keras_tformer.data.bulk_encoding import encode_in_bulk
+
 # Batches that lie ready. AUTOTUNE lets them become some hundred over a long run.
 BATCHES_AHEAD = 8
 
@@ -23,6 +25,20 @@ def split_sentences(paragraphs):
     return [s for p in paragraphs for s in _SENTENCE_BREAK.split(p) if s]
 
 
+def word_starts(ids, starts_word):
+    """Lists the places where a word begins; the first id begins one in any case.
+
+    Args:
+        ids: list of ints, at least one.
+        starts_word: `(V,)` bool array.
+
+    Example:
+        >>> word_starts([1, 1, 0], np.array([True, False]))
+        [0, 2]
+    """
+    return [0, *(np.flatnonzero(starts_word[ids[1:]]) + 1).tolist()]
+
+
 def cut_at_words(ids, starts_word, longest):
     """Cuts ids at words into pieces of at most `longest`; a longer word is cut, too.
 
@@ -32,22 +48,19 @@ def cut_at_words(ids, starts_word, longest):
         longest: int.
 
     Returns:
-        A list of pieces `(ids, places where a word begins)`.
+        A list of lists of ids.
 
     Example:
         >>> cut_at_words([0, 1, 0, 1, 1], np.array([True, False]), 4)
-        [([0, 1], [0]), ([0, 1, 1], [0])]
+        [[0, 1], [0, 1, 1]]
     """
-    starts = [0, *(np.flatnonzero(starts_word[ids[1:]]) + 1).tolist()]
-    pieces = []
-    while len(ids) > longest:
-        end = next((start for start in reversed(starts) if start <= longest), 0)
-        end = end or longest
-        pieces.append((ids[:end], [start for start in starts if start < end]))
-        ids = ids[end:]
-        starts = [start - end for start in starts if start >= end]
-        starts = starts if starts and starts[0] == 0 else [0, *starts]
-    return [*pieces, (ids, starts)]
+    pieces, start = [], 0
+    while len(ids) - start > longest:
+        starts = word_starts(ids[start : start + longest + 1], starts_word)
+        end = start + (starts[-1] or longest)
+        pieces.append(ids[start:end])
+        start = end
+    return [*pieces, ids[start:]]
 
 
 def flatten_documents(documents, tokenizer, starts_word, longest):
@@ -65,14 +78,13 @@ def flatten_documents(documents, tokenizer, starts_word, longest):
         found = split_sentences(getattr(document, "paragraphs", document))
         texts += found
         counts.append(len(found))
-    encoded = tokenizer.encode(texts)
+    encoded = encode_in_bulk(tokenizer, texts)
     total = sum(map(len, encoded))
     ids = np.fromiter((i for row in encoded for i in row), "int32", total)
     lengths, sentence_counts = [], [0]
     for row in encoded:
         if len(row) > longest:
-            row = list(row)
-            lengths += [len(p) for p, _ in cut_at_words(row, starts_word, longest)]
+            lengths += [len(p) for p in cut_at_words(row, starts_word, longest)]
         elif len(row):
             lengths.append(len(row))
         sentence_counts.append(len(lengths))

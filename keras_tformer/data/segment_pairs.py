@@ -4,8 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_tformer.data.bulk_encoding import encode_in_bulk
 from keras_tformer.data.masking import check_share
-from keras_tformer.data.pretraining_rows import cut_at_words, split_sentences
+from keras_tformer.data.pretraining_rows import (
+    cut_at_words,
+    split_sentences,
+    word_starts,
+)
 
 PAIR_TASKS = ("next_sentence", "sentence_order")
 
@@ -97,6 +102,7 @@ def segment_pairs(
         )
     corpus = _encoded(documents, tokenizer, room // 2)
     filled = [number for number, pieces in enumerate(corpus) if pieces]
+    starts_word = tokenizer.starts_word
     random_second = pair_task == "next_sentence"
     if random_second and len(filled) < 2:
         raise ValueError(
@@ -110,21 +116,20 @@ def segment_pairs(
             target = room
             if draw.random() < short_sequence_share:
                 target = int(draw.integers(2, room + 1))
-            chunk, length = [pieces[index]], len(pieces[index][0])
+            chunk, length = [pieces[index]], len(pieces[index])
             while (
                 index + len(chunk) < len(pieces)
-                and length + len(pieces[index + len(chunk)][0]) <= target
+                and length + len(pieces[index + len(chunk)]) <= target
             ):
                 chunk.append(pieces[index + len(chunk)])
-                length += len(chunk[-1][0])
+                length += len(chunk[-1])
             negative = bool(draw.random() < negative_share)
             if not (random_second and negative):
-                _with_company(
-                    chunk, pieces[index : index + len(chunk) + 2], length, room
-                )
+                followers = pieces[index + len(chunk) : index + len(chunk) + 2]
+                _with_company(chunk, followers, length, room, starts_word)
             used = len(chunk)
             if len(chunk) == 1 and not (random_second and negative):
-                chunk = _halves(chunk[0], draw)
+                chunk = _halves(chunk[0], starts_word, draw)
             if len(chunk) == 1 and not random_second:
                 index += used  # one word alone has no order
                 continue
@@ -136,7 +141,7 @@ def segment_pairs(
                 size = max(target, len(first) + 1) - len(first)
                 if second and index + used == len(pieces):  # what ends the document
                     size = len(second)
-                second = _cut(corpus[other], size, draw)
+                second = _cut(corpus[other], size, starts_word, draw)
                 used = min(used, end)
                 negative = True
             if pair_task == "sentence_order" and negative:
@@ -146,48 +151,57 @@ def segment_pairs(
 
 
 def _encoded(documents, tokenizer, longest):
-    """Turns documents into lists of pieces `(ids, starts of words)`."""
+    """Turns documents into lists of sentences, long ones in pieces: lists of ids."""
     texts, counts = [], []
     for document in documents:
         found = split_sentences(getattr(document, "paragraphs", document))
         texts += found
         counts.append(len(found))
-    encoded = iter(tokenizer.encode(texts))
+    encoded = iter(encode_in_bulk(tokenizer, texts))
     starts_word = tokenizer.starts_word
     corpus = []
     for count in counts:
         pieces = []
         for _, ids in zip(range(count), encoded, strict=False):
-            if not ids:
-                continue
-            pieces += cut_at_words(ids, starts_word, longest)
+            if ids:
+                pieces += cut_at_words(ids, starts_word, longest)
         corpus.append(pieces)
     return corpus
 
 
-def _with_company(chunk, pieces, length, room):
-    """Lets no single word stand alone, here or at the end of the document."""
-    rest = pieces[len(chunk) :]
-    if len(rest) == 1 and len(rest[0][1]) == 1:
-        if length + len(rest[0][0]) <= room:
-            chunk.append(rest[0])
+def _with_company(chunk, followers, length, room, starts_word):
+    """Lets no single word stand alone, here or at the end of the document.
+
+    Args:
+        chunk: list of pieces; one may be added or taken off.
+        followers: list of at most two pieces that come after it in the document.
+        length: int, number of ids in the chunk.
+        room: int, the most that there may be.
+        starts_word: `(V,)` bool array.
+    """
+
+    def is_one_word(piece):
+        return len(word_starts(piece, starts_word)) == 1
+
+    if len(followers) == 1 and is_one_word(followers[0]):
+        if length + len(followers[0]) <= room:
+            chunk.append(followers.pop())
         elif len(chunk) > 1:
-            chunk.pop()
-    rest = pieces[len(chunk) :]
-    if len(chunk) == 1 and len(chunk[0][1]) == 1 and rest:
-        chunk.append(rest[0])
+            followers.insert(0, chunk.pop())
+    if len(chunk) == 1 and is_one_word(chunk[0]) and followers:
+        chunk.append(followers[0])
 
 
-def _halves(piece, draw):
+def _halves(piece, starts_word, draw):
     """Cuts one piece in two at a random word, or returns it where it is one word."""
-    ids, starts = piece
+    starts = word_starts(piece, starts_word)
     if len(starts) < 2:
         return [piece]
     cut = starts[int(draw.integers(1, len(starts)))]
-    return [(ids[:cut], None), (ids[cut:], None)]
+    return [piece[:cut], piece[cut:]]
 
 
-def _cut(pieces, size, draw):
+def _cut(pieces, size, starts_word, draw):
     """Takes at most `size` ids from a random piece on, whole pieces where it can.
 
     The right second segment ends with a sentence, so this one has to, too, or where it
@@ -195,15 +209,14 @@ def _cut(pieces, size, draw):
     """
     for _ in range(8):
         begin = int(draw.integers(len(pieces)))
-        if len(pieces[begin][0]) <= size:
+        if len(pieces[begin]) <= size:
             break
     else:
-        ids, starts = pieces[begin]
-        return ids[
-            : max((start for start in starts if start <= size), default=0) or size
-        ]
+        starts = word_starts(pieces[begin], starts_word)
+        end = max(start for start in starts if start <= size)
+        return pieces[begin][: end or size]
     ids = []
-    for piece, _ in pieces[begin:]:
+    for piece in pieces[begin:]:
         if len(ids) + len(piece) > size:
             break
         ids += piece
@@ -211,4 +224,4 @@ def _cut(pieces, size, draw):
 
 
 def _joined(chunk):
-    return [i for ids, _ in chunk for i in ids]
+    return [i for ids in chunk for i in ids]
