@@ -5,6 +5,7 @@ import numpy as np
 from keras_tformer.export.tracing import check_sequence_length
 from keras_tformer.models.beam_search import BeamSearch
 from keras_tformer.models.cached_decoder import CachedDecoder
+from keras_tformer.models.compiled_decoding import search_to_the_end
 from keras_tformer.models.sampling import Sampling
 
 SIGNATURE = "translate"
@@ -86,7 +87,8 @@ def translate_function(
         end = tf.fill([tf.size(texts), 1], tokenizer.end_id)
         source = tf.concat([tf.cast(pieces, "int32"), end], axis=1)
         rows = tf.ones_like(texts, "int32")  # (B,)
-        constants, state = search.begin(
+        sequences, scores = search_to_the_end(
+            search,
             {
                 "source_ids": source.to_tensor(tokenizer.padding_id),  # (B, S)
                 "source_mask": tf.ones_like(source).to_tensor(0),
@@ -96,14 +98,8 @@ def translate_function(
                 "rules": {},
                 "length_penalty": np.float32(length_penalty),
                 "length_offset": np.float32(5),
-            }
+            },
         )
-        (state,) = tf.while_loop(
-            search.is_unfinished,
-            lambda state: (search.advance(constants, state),),
-            (state,),
-        )
-        sequences, scores = search.results(state)
         return {
             "translations": target_tokenizer.detokenize(sequences[:, 0]),
             "scores": tf.identity(scores[:, 0], "scores"),

@@ -1,11 +1,14 @@
 """The most probable continuations of each text: beam search."""
 
+import numpy as np
 from keras import ops
 
 from keras_tformer.models.token_rules import apply_token_rules, mark_tokens
 
 # Ranks a hypothesis behind all that count.
 WORST = -1e9
+# Numbers in a part of a long row, see `_largest`.
+_PART = 128
 
 
 class BeamSearch:
@@ -119,7 +122,7 @@ class BeamSearch:
         scores = ops.log_softmax(logits, axis=-1)
         scores = apply_token_rules(scores, constants["rules"], step, state.get("seen"))
         scores = scores + ops.expand_dims(state["scores"], -1)
-        scores, indices = ops.top_k(
+        scores, indices = _largest(
             ops.reshape(scores, (batch, beams * vocabulary_size)), 2 * beams
         )
         scores = ops.reshape(scores, (batch, 2 * beams))
@@ -188,6 +191,27 @@ class BeamSearch:
         offset = constants["length_offset"]
         ratio = (offset + ops.cast(length, "float32")) / (offset + 1)
         return ops.power(ratio, constants["length_penalty"])
+
+
+def _largest(scores, count):
+    """`ops.top_k` of long rows, `(B, M)`: looks into the best parts of them only.
+
+    The largest numbers stand in the parts with the largest maxima, and XLA's `top_k`
+    compares one number after the other, at three times the cost.
+    """
+    size = scores.shape[1]
+    num_parts = -(-size // _PART)
+    if num_parts <= count:
+        return ops.top_k(scores, count)
+    padding = ((0, 0), (0, num_parts * _PART - size))
+    parts = ops.pad(scores, padding, constant_values=-np.inf)
+    parts = ops.reshape(parts, (-1, num_parts, _PART))
+    _, best = ops.top_k(ops.max(parts, axis=-1), count)
+    best = ops.sort(best, axis=-1)  # the first of equal numbers, as `top_k` has it
+    candidates = _select(parts, best)  # (B, count, _PART)
+    values, places = ops.top_k(ops.reshape(candidates, (-1, count * _PART)), count)
+    best = ops.take_along_axis(best, places // _PART, axis=1)
+    return values, best * _PART + places % _PART
 
 
 def _select(x, indices):

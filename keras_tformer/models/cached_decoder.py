@@ -180,6 +180,26 @@ class CachedDecoder:
         last = ops.expand_dims(ops.take(rows, ends, axis=0), 1)  # (B, 1, D)
         return memory, caches, last
 
+    def with_room(self, memory, caches, num_steps, num_beams=1):
+        """Cuts caches, or makes them longer, so that they hold so many steps.
+
+        Args:
+            memory, caches: what `start` or `step` returned.
+            num_steps: int, number of steps that there is room for.
+            num_beams: int, number of hypotheses N of each text.
+
+        Returns:
+            The caches.
+        """
+        slots = memory["prompt_mask"].shape[1] + num_steps * num_beams
+        found = []
+        for keys, values in caches:
+            more = max(slots - keys.shape[-1], 0)
+            keys = ops.pad(keys, ((0, 0), (0, 0), (0, 0), (0, more)))
+            values = ops.pad(values, ((0, 0), (0, 0), (0, more), (0, 0)))
+            found.append((keys[..., :slots], values[..., :slots, :]))
+        return found
+
     def step(self, memory, caches, token_ids, step, ancestry=None):
         """Reads one more token of every hypothesis.
 
@@ -195,7 +215,7 @@ class CachedDecoder:
         """
         batch, num_beams = ops.shape(token_ids)[0], token_ids.shape[1]
         prompt_length = memory["prompt_mask"].shape[1]
-        num_steps = memory["positions"].shape[1]
+        num_steps = (caches[0][0].shape[-1] - prompt_length) // num_beams
         rows = ops.shape(memory["positions"])[0]
         step = ops.cast(step, "int32")
         position = ops.slice(
@@ -208,7 +228,8 @@ class CachedDecoder:
             own = ops.broadcast_to(steps <= step, (batch, 1, num_steps))
         else:
             beams = ops.arange(num_beams, dtype="int32")
-            own = ops.equal(ops.expand_dims(ancestry, -1), beams)  # (B, N, G, N)
+            ancestry = ops.expand_dims(ancestry[..., :num_steps], -1)
+            own = ops.equal(ancestry, beams)  # (B, N, G, N)
             own = ops.reshape(own, (batch, num_beams, num_steps * num_beams))
         prompt_mask = ops.broadcast_to(
             ops.expand_dims(memory["prompt_mask"], 1),

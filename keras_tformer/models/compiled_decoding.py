@@ -27,13 +27,7 @@ def compiled_for(model, key, make, jit_compile):
         search = make()
 
         def generate(inputs):
-            constants, state = search.begin(inputs)
-            (state,) = ops.while_loop(
-                search.is_unfinished,
-                lambda state: (search.advance(constants, state),),
-                (state,),
-            )
-            return search.results(state)
+            return search_to_the_end(search, inputs)
 
         functions[key] = {
             name: _compiled(function, model, jit_compile)
@@ -44,6 +38,36 @@ def compiled_for(model, key, make, jit_compile):
             }.items()
         } | {"results": search.results}
     return functions[key]
+
+
+def search_to_the_end(search, inputs):
+    """Runs a search, the first half of a long one with caches of half the size.
+
+    Attention reads all the room that caches have, whether it is filled or not.
+
+    Args:
+        search: a `BeamSearch` or a `Sampling`.
+        inputs: dict of tensors, what `search.begin` takes.
+
+    Returns:
+        What `search.results` returns.
+    """
+    constants, state = search.begin(inputs)
+    num_steps = search.num_steps
+    for room in [num_steps // 2, num_steps] if num_steps >= 32 else [num_steps]:
+        caches = search.decoder.with_room(
+            constants["memory"], state["caches"], room, search.num_beams
+        )
+
+        def goes_on(state, room=room):
+            return ops.logical_and(search.is_unfinished(state), state["step"] <= room)
+
+        (state,) = ops.while_loop(
+            goes_on,
+            lambda state: (search.advance(constants, state),),
+            ({**state, "caches": caches},),
+        )
+    return search.results(state)
 
 
 def _compiled(function, model, jit_compile):

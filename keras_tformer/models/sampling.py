@@ -83,6 +83,8 @@ class Sampling:
             over the vocabulary in every step.
     """
 
+    num_beams = 1  # hypotheses of each text, as `BeamSearch` has more of them
+
     def __init__(
         self,
         decoder,

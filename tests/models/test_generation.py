@@ -14,7 +14,7 @@ import pytest
 from keras import ops
 
 from keras_tformer.models import causal_lm, generate, transformer
-from keras_tformer.models.beam_search import BeamSearch
+from keras_tformer.models.beam_search import BeamSearch, _largest
 from keras_tformer.models.cached_decoder import CachedDecoder
 from keras_tformer.models.compiled_decoding import ATTRIBUTE
 
@@ -155,6 +155,19 @@ def test_greedy_is_the_most_probable_token_each_time(lm, pair):
     assert assert_greedy(pair, found, [[START]] * 3, PROMPTS) == {13}
 
 
+def test_the_second_half_of_a_long_text_sees_the_first(pair):
+    """Caches grow after 24 of 48 steps."""
+    long = {"max_length": 49}
+    found = run(pair, PROMPTS, **long)
+    assert assert_greedy(pair, found, [[START]] * 3, PROMPTS) == {49}
+    found = run(pair, PROMPTS, num_beams=3, return_scores=True, **long)
+    for row, source in enumerate(PROMPTS):
+        text = found["token_ids"][row].tolist()
+        logits = log_probabilities(logits_of(pair, text, source))
+        total = sum(logits[i - 1, text[i]] for i in range(1, 49))
+        assert found["scores"][row] == pytest.approx(total / (53 / 6) ** 0.6, abs=1e-4)
+
+
 def test_texts_end_each_at_its_own_end(lm):
     end = int(run(lm, PROMPTS)[0, 7])
     found = run(lm, PROMPTS, end_token_id=end, pad_token_id=30)
@@ -267,6 +280,17 @@ def test_enough_beams_find_the_best_of_all_texts():
         np.testing.assert_allclose(found["scores"][0], expected, atol=1e-5)
         rankings.add(tuple(best))
     assert len(rankings) > 1, "the penalty changes nothing: a poor test"
+
+
+def test_the_largest_of_long_rows_are_found_part_by_part():
+    """As a stable sort has them, the first of equal ones first."""
+    draw = np.random.default_rng(7)
+    for size in (31, 1024, 2003):
+        rows = draw.integers(0, 97, (3, size)).astype("float32")
+        values, places = map(ops.convert_to_numpy, _largest(ops.array(rows), 5))
+        expected = np.argsort(-rows, axis=1, kind="stable")[:, :5]
+        np.testing.assert_array_equal(places, expected)
+        np.testing.assert_array_equal(values, np.take_along_axis(rows, expected, 1))
 
 
 def test_scores_are_those_of_the_texts(lm):
