@@ -289,8 +289,11 @@ def test_the_largest_of_long_rows_are_found_part_by_part():
         rows = draw.integers(0, 97, (3, size)).astype("float32")
         values, places = map(ops.convert_to_numpy, _largest(ops.array(rows), 5))
         expected = np.argsort(-rows, axis=1, kind="stable")[:, :5]
+        if keras.backend.backend() == "torch":  # whose top_k takes any of equal ones
+            assert all(len(set(row)) == 5 for row in places.tolist())
+            expected = np.where(rows[[[0], [1], [2]], places] == values, places, -1)
         np.testing.assert_array_equal(places, expected)
-        np.testing.assert_array_equal(values, np.take_along_axis(rows, expected, 1))
+        np.testing.assert_array_equal(values, -np.sort(-rows, axis=1)[:, :5])
 
 
 def test_scores_are_those_of_the_texts(lm):
