@@ -108,11 +108,12 @@ def sources(arguments, documents, tokenizer, folder):
 
 def measure_write(arguments, documents, tokenizer, folder):
     from keras_tformer import data
+    from keras_tformer.data.bulk_encoding import encode_in_bulk
 
     characters = sum(len(p) for document in documents for p in document.paragraphs)
     print(f"{len(documents)} documents, {characters / 1e6:.1f} million characters")
     results = {}
-    tokenizer.encode(["makes the engine"])
+    encode_in_bulk(tokenizer, ["makes the tables"])
     for name, masking in (("plain", None), ("fixed", "whole_word")):
         start, cpu = time.perf_counter(), time.process_time()
         totals = data.write_pretraining_records(
