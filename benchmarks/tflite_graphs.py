@@ -3,12 +3,16 @@
     python benchmarks/tflite_graphs.py             BERT tiny to base, ALBERT base
     python benchmarks/tflite_graphs.py --loop      ALBERT's calls unrolled and in a loop
 
-Encoders with random weights at batch 1 and 128 tokens, float32; KerasHub's by its own
-`model.export(format="litert")` with fixed shapes. A partition is a piece of the graph
-that XNNPACK takes over; between two pieces tensors pass through the runtime. `--loop`
-writes ALBERT base with its twelve calls one after the other and with one call inside of
-a WHILE operator, and times both files in turn in one run: the ratio is the median over
-neighbouring calls.
+Encoders at batch 1 and 128 tokens, float32; KerasHub's by its own
+`model.export(format="litert")` with fixed shapes. Weights are random, and so are scales
+and shifts of layer normalizations, which the converter would fold away at 1 and 0. A
+partition is a piece of the graph that XNNPACK takes over; between two pieces tensors
+pass through the runtime. "Unrolled" has a shared block's calls one after the other.
+
+`--loop` writes ALBERT with its calls unrolled and as one WHILE operator: size, memory
+of a process that loads and calls the file, seconds until it is ready, and the time of a
+call. Both files take turns within one run; ratios are medians over neighbouring calls,
+"best" the fastest of all.
 """
 
 import argparse
@@ -25,38 +29,71 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_tformer as kt
-from keras_tformer.export.conversion import convert
+from keras_tformer.export.benchmarking import process_bytes
+from keras_tformer.export.conversion import calibration_feed, convert
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.reporting import count_partitions
-from keras_tformer.export.tracing import (
-    converter_operations,
-    input_specs,
-    serving_function,
-)
+from keras_tformer.export.tracing import input_specs, serving_function
 
 LENGTH = 128
 VOCABULARY = {"bert": 30522, "albert": 30000}
+ALBERTS = {
+    "base": kt.models.ALBERT_SIZES["base"],
+    "6 x 128": {
+        "num_layers": 6,
+        "num_heads": 4,
+        "embedding_dim": 64,
+        "hidden_dim": 128,
+        "intermediate_dim": 512,
+    },
+    "3 x 128": {
+        "num_layers": 3,
+        "num_heads": 4,
+        "embedding_dim": 64,
+        "hidden_dim": 128,
+        "intermediate_dim": 512,
+    },
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--sizes", nargs="+", default=["tiny", "mini", "small", "base"])
+    add("--sizes", nargs="+", default=["tiny", "mini", "small", "medium", "base"])
     add("--loop", action="store_true")
-    add("--repetitions", type=int, default=20)
+    add("--alberts", nargs="+", choices=ALBERTS, default=list(ALBERTS))
+    modes = ["float32", "dynamic_range", "int8"]
+    add("--modes", nargs="+", choices=modes, default=modes)
+    add("--repetitions", type=int, default=40)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder) / "model.tflite"
         if options.loop:
-            compare_loop(file.parent, options.repetitions)
-            return
-        table = Table("encoder", "", "operators", "partitions", "MB")
-        for name in [*(f"bert {size}" for size in options.sizes), "albert base"]:
-            for kind, write in (("ours", write_ours), ("KerasHub", write_peers)):
-                write(*name.split(), file)
-                table.add_row(name, kind, *numbers_of(file))
-                print(name, kind, *numbers_of(file), flush=True)
-        Console(width=100).print(table)
+            compare_loops(pathlib.Path(folder), options)
+        else:
+            compare_graphs(pathlib.Path(folder) / "model.tflite", options.sizes)
+
+
+def compare_graphs(file, sizes):
+    table = Table("encoder", "", "operators", "partitions", "MB")
+    for name in [*(f"bert {size}" for size in sizes), "albert base"]:
+        kind, size = name.split()
+        encoder = learned(getattr(kt.models, f"{kind}_encoder")(**sizes_of(kind, size)))
+        for in_loops in (False, True) if kind == "albert" else (False,):
+            write_ours(encoder, file, in_loops=in_loops)
+            how = "ours" if in_loops or kind == "bert" else "ours, unrolled"
+            table.add_row(name, how, *numbers_of(file))
+        write_peers(learned(peer(kind, size)), file)
+        table.add_row(name, "KerasHub", *numbers_of(file))
+    Console(width=100).print(table)
+
+
+def learned(model):
+    """Vectors as training leaves them: no scale at 1, no shift at 0."""
+    generator = np.random.default_rng(7)
+    for weight in model.weights:
+        if len(weight.shape) == 1 or weight.path.endswith("bias"):
+            weight.assign(weight.numpy() + generator.normal(0, 0.1, weight.shape))
+    return model
 
 
 def numbers_of(file):
@@ -71,12 +108,21 @@ def sizes_of(kind, size):
     return {"vocabulary_size": VOCABULARY[kind], **sizes}
 
 
-def write_ours(kind, size, file):
-    encoder = getattr(kt.models, f"{kind}_encoder")(**sizes_of(kind, size))
+def write_ours(encoder, file, in_loops, mode=None):
     specs = input_specs(encoder, 1, LENGTH)
-    function = serving_function(encoder, specs, for_converter=True)
+    function = serving_function(encoder, specs, for_converter=True, in_loops=in_loops)
     functions = {"serving_default": function}
-    file.write_bytes(convert(encoder, functions, None, False, False, None))
+    feed = calibration_feed({"serving_default": examples()}, functions)
+    file.write_bytes(convert(encoder, functions, mode, False, False, feed))
+
+
+def examples():
+    rows = {
+        "token_ids": np.random.default_rng(7).integers(5, 30000, (8, LENGTH)),
+        "segment_ids": np.zeros((8, LENGTH)),
+        "padding_mask": np.arange(LENGTH)[None] < np.arange(16, 129, 16)[:, None],
+    }
+    return {name: array.astype("int32") for name, array in rows.items()}
 
 
 def peer(kind, size):
@@ -94,10 +140,9 @@ def peer(kind, size):
     return backbones[kind](**chosen)
 
 
-def write_peers(kind, size, file):
+def write_peers(model, file):
     import keras
 
-    model = peer(kind, size)
     specs = {
         name: keras.InputSpec(shape=(1, LENGTH), dtype="int32", name=name)
         for name in model.input
@@ -105,79 +150,51 @@ def write_peers(kind, size, file):
     model.export(str(file), format="litert", verbose=False, input_signature=[specs])
 
 
-def compare_loop(folder, repetitions):
-    table = Table("ALBERT base", "operators", "partitions", "MB", "median ms", "ratio")
-    examples = {
-        "token_ids": np.random.default_rng(7).integers(5, 30000, (8, LENGTH)),
-        "segment_ids": np.zeros((8, LENGTH)),
-        "padding_mask": np.arange(LENGTH)[None] < np.arange(16, 129, 16)[:, None],
-    }
-    examples = {name: array.astype("int32") for name, array in examples.items()}
-    encoder = kt.models.albert_encoder(**sizes_of("albert", "base"))
-    specs = input_specs(encoder, 1, LENGTH)
-    functions = {
-        "unrolled": serving_function(encoder, specs, for_converter=True),
-        "loop": looped(encoder, specs),
-    }
-    for mode in (None, "dynamic_range", "int8"):
-        files, interpreters = {}, {}
-        for form, function in functions.items():
-            content = convert(
-                encoder,
-                {"serving_default": function},
-                mode,
-                False,
-                False,
-                {"serving_default": examples},
-            )
-            files[form] = folder / f"{form}.tflite"
-            files[form].write_bytes(content)
-            interpreters[form] = ready(files[form])
-        times = {form: [] for form in files}
-        for _ in range(repetitions):
-            for form, interpreter in interpreters.items():
-                start = time.perf_counter()
-                interpreter.invoke()
-                times[form].append(1e3 * (time.perf_counter() - start))
-        for form, file in files.items():
-            pairs = zip(times[form], times["unrolled"], strict=True)
-            table.add_row(
-                f"{mode or 'float32'}, {form}",
-                *numbers_of(file),
-                f"{statistics.median(times[form]):.0f}",
-                f"{statistics.median(a / b for a, b in pairs):.2f}",
-            )
-    Console(width=100).print(table)
+def compare_loops(folder, options):
+    """Calls one after the other, and as a loop, in turn."""
+    names = "ALBERT", "file", "calls", "operators", "pieces", "MB", "process MB"
+    table = Table(*names, "ready s", "1 thread", "best ms", "2 threads", "best ms")
+    for name in options.alberts:
+        sizes = {"vocabulary_size": VOCABULARY["albert"], **ALBERTS[name]}
+        encoder = learned(kt.models.albert_encoder(**sizes))
+        for mode in options.modes:
+            files = {form: folder / f"{form}.tflite" for form in ("unrolled", "loop")}
+            for form, file in files.items():
+                quantization = None if mode == "float32" else mode
+                write_ours(encoder, file, form == "loop", quantization)
+            starts = {form: [] for form in files}
+            times = {(form, threads): [] for form in files for threads in (1, 2)}
+            for threads in (1, 2):
+                for _ in range(3):
+                    interpreters = {}
+                    for form, file in files.items():
+                        start = time.perf_counter()
+                        interpreters[form] = ready(file, threads)
+                        starts[form].append(time.perf_counter() - start)
+                for _ in range(options.repetitions):
+                    for form, interpreter in interpreters.items():
+                        start = time.perf_counter()
+                        interpreter.invoke()
+                        took = 1e3 * (time.perf_counter() - start)
+                        times[form, threads].append(took)
+                del interpreters
+            for form, file in files.items():
+                row = [name, mode, form, *numbers_of(file)]
+                row += [f"{process_bytes(str(file), True) / 1e6:.0f}"]
+                row += [f"{min(starts[form]):.2f}"]
+                for threads in (1, 2):
+                    ours, base = times[form, threads], times["unrolled", threads]
+                    ratios = (a / b for a, b in zip(ours, base, strict=True))
+                    row += [f"{statistics.median(ratios):.2f}", f"{min(ours):.2f}"]
+                table.add_row(*row)
+                print(*row, sep=", ", flush=True)
+    Console(width=120).print(table)
 
 
-def looped(encoder, specs):
-    """The encoder with its twelve calls of one block inside of a loop."""
-    import tensorflow as tf
-
-    layers = {layer.name: layer for layer in encoder.layers}
-    block = layers["encoder_group_0_layer_0"]
-    calls = kt.models.ALBERT_SIZES["base"]["num_layers"]
-
-    @tf.function(autograph=False)
-    def serve(**inputs):
-        x = layers["token_embedding"](inputs["token_ids"])
-        x = layers["embeddings"](x, segment_ids=inputs["segment_ids"])
-
-        def call(index, x):
-            y = block(x, padding_mask=inputs["padding_mask"])
-            return index + 1, tf.ensure_shape(y, x.shape)
-
-        _, x = tf.while_loop(lambda index, _: index < calls, call, (0, x))
-        return {"sequence_output": x, "pooled_output": layers["pooler"](x)}
-
-    with converter_operations():
-        return serve.get_concrete_function(**specs)
-
-
-def ready(file):
+def ready(file, num_threads):
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(file), num_threads=1)
+    interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
     interpreter.allocate_tensors()
     for detail in interpreter.get_input_details():
         interpreter.set_tensor(detail["index"], np.ones(detail["shape"], "int32"))

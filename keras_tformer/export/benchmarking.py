@@ -82,7 +82,7 @@ def benchmark(
             f"warmup={warmup!r}. Expected positive numbers (warmup may be 0)."
         )
     result = report(file, show=False)
-    result["process_bytes"] = _process_bytes(result["file"], use_default_delegate)
+    result["process_bytes"] = process_bytes(result["file"], use_default_delegate)
     interpreters = {}
     for count in counts:
         interpreter, result["runtime"] = make_interpreter(
@@ -118,7 +118,8 @@ def benchmark(
     return result
 
 
-def _process_bytes(file, use_default_delegate):
+def process_bytes(file, use_default_delegate):
+    """What a process grows by when it loads a file and calls it once, or None."""
     command = [sys.executable, "-c", _OWN_PROCESS, file, str(int(use_default_delegate))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip() else None

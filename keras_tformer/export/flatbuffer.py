@@ -12,21 +12,21 @@ _WEIGHT_DTYPES = ("float32", "float16", "int8")
 def inspect_file(file):
     """What `report` reads from the file itself, without running or compressing it."""
     path = os.fspath(file)
-    model = _read(path)
+    model = read_model(path)
     names = _names(schema().TensorType)
     operator_names = _names(schema().BuiltinOperator)
     operators = collections.defaultdict(collections.Counter)
     macs = collections.Counter()
     signatures = _signatures(model, names)
     default = signatures.get("serving_default") or next(iter(signatures.values()), {})
-    for graph in _reached(model, default.pop("subgraph", 0), operator_names):
+    for graph, times in reached(model, default.pop("subgraph", 0)):
         for operator in graph.operators:
             name = _operator_name(model, operator, operator_names)
             tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
             outputs = [graph.tensors[i] for i in operator.outputs]
             dtype = _operator_dtype(name, tensors, outputs, names)
             operators[name][dtype] += 1
-            macs[dtype] += _macs(name, tensors, outputs)
+            macs[dtype] += times * _macs(name, tensors, outputs)
     macs = {dtype: count for dtype, count in macs.items() if count}
     total = sum(macs.values())
     return {
@@ -83,18 +83,60 @@ def _operator_name(model, operator, operator_names):
     return code.customCode.decode() if name == "CUSTOM" else name
 
 
-def _reached(model, index, operator_names):
-    """A signature's subgraph, and those that it calls in loops."""
-    left, reached = [index], []
+def reached(model, index):
+    """`[(subgraph, how often a call runs it)]`: one, and those that it loops over."""
+    left, found = [(index, 1)], []
     while left:
-        index = left.pop()
-        reached.append(index)
-        for operator in model.subgraphs[index].operators:
-            if _operator_name(model, operator, operator_names) == "WHILE":
+        index, times = left.pop()
+        graph = model.subgraphs[index]
+        found.append((graph, times))
+        for name, operator in named_operators(model, graph):
+            if name == "WHILE":
                 options = operator.builtinOptions
-                called = {options.condSubgraphIndex, options.bodySubgraphIndex}
-                left.extend(called - set(reached))
-    return [model.subgraphs[index] for index in reached]
+                rounds = times * _rounds(model, graph, operator)
+                left.append((options.condSubgraphIndex, rounds))
+                left.append((options.bodySubgraphIndex, rounds))
+    return found
+
+
+def _rounds(model, graph, loop):
+    """How often a loop runs that counts by 1 to a constant; 1 for any other loop."""
+    condition, body = (
+        model.subgraphs[index]
+        for index in (
+            loop.builtinOptions.condSubgraphIndex,
+            loop.builtinOptions.bodySubgraphIndex,
+        )
+    )
+    tests = named_operators(model, condition)
+    if [name for name, _ in tests] != ["LESS"]:
+        return 1
+    counter, limit = tests[0][1].inputs
+    place = [int(index) for index in condition.inputs].index(counter)
+    adds = [
+        operator
+        for name, operator in named_operators(model, body)
+        if name == "ADD" and body.outputs[place] in operator.outputs
+    ]
+    if not adds or body.inputs[place] not in adds[0].inputs:
+        return 1
+    step = sum(adds[0].inputs) - body.inputs[place]  # the other input
+    start, limit, step = (
+        _whole_number(model, part.tensors[index])
+        for part, index in (
+            (graph, loop.inputs[place]),
+            (condition, limit),
+            (body, step),
+        )
+    )
+    return max(limit - start, 1) if None not in (start, limit) and step == 1 else 1
+
+
+def _whole_number(model, tensor):
+    data = model.buffers[tensor.buffer].data
+    if data is None or tensor.type != schema().TensorType.INT32 or len(data) != 4:
+        return None
+    return int(data.view("int32")[0])
 
 
 def parse(content):
@@ -145,7 +187,8 @@ def schema():
     return generated
 
 
-def _read(path):
+def read_model(path):
+    """A file as the format's generated `ModelT`; ValueError if it is another one."""
     if not os.path.isfile(path):
         raise ValueError(f"There is no file at {path!r}. Expected a .tflite file.")
     with open(path, "rb") as stream:

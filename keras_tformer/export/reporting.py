@@ -1,9 +1,11 @@
 """What is inside a `.tflite` file, as a dict, a table and a picture."""
 
 import os
+import tempfile
 
 from keras_tformer.export.files import gzip_size, make_parent
-from keras_tformer.export.flatbuffer import inspect_file
+from keras_tformer.export.flatbuffer import inspect_file, reached, read_model
+from keras_tformer.export.packing import pack
 from keras_tformer.export.prediction import make_interpreter
 
 
@@ -18,14 +20,15 @@ def report(file, show=True, picture=None):
     Returns:
         A dict: `file`, `size_bytes`, `gzip_bytes`, `signatures` (names), `inputs` and
         `outputs` (`{name: {"shape", "dtype"}}`), `num_operators`, `operators`
-        (`{type: {dtype: count}}`), `macs` (multiply-accumulates of one call, of a
-        loop's body once), `macs_by_dtype`, `int8_macs_share`, all of `serving_default`;
-        `weight_bytes` (by dtype), `zeros` (share of zeros in the rank-2 constants, the
-        kernels and tables), `activation_bytes` (the most bytes of activations alive at
-        once, the least that the runtime's arena must hold) and `delegate_partitions`
-        (pieces that XNNPACK takes over here; None where LiteRT is missing or does not
-        load the file). A dtype such as `float32*int8` is that of activations and
-        weights where they differ.
+        (`{type: {dtype: count}}`, what is in a loop once), `macs`
+        (multiply-accumulates of one call, all rounds of a loop), `macs_by_dtype`,
+        `int8_macs_share`, all of `serving_default`; `weight_bytes` (by dtype), `zeros`
+        (share of zeros in the rank-2 constants, the kernels and tables),
+        `activation_bytes` (the most bytes of activations alive at once, the least that
+        the runtime's arena must hold) and `delegate_partitions` (pieces that XNNPACK
+        takes over here; None where LiteRT is missing or does not load the file). A
+        dtype such as `float32*int8` is that of activations and weights where they
+        differ.
 
     Raises:
         ValueError: no such file, or not a TFLite file.
@@ -52,11 +55,27 @@ def report(file, show=True, picture=None):
 
 
 def count_partitions(file):
-    """Pieces of the first subgraph that XNNPACK takes over, or None if unknown."""
+    """Pieces of a file's graph, loops included, that XNNPACK takes over, or None.
+
+    None is for a file that does not load: custom operators, or a wrong one.
+    """
     try:
-        interpreter, _ = make_interpreter(os.fspath(file))
-    except ValueError:  # does not load: custom operators, or a wrong file
+        pieces = _pieces(os.fspath(file))
+        # The runtime tells of its first graph only: those of loops are looked at alone.
+        model = read_model(os.fspath(file))
+        for graph, _ in reached(model, 0)[1:]:
+            model.subgraphs, model.signatureDefs = [graph], None
+            with tempfile.NamedTemporaryFile(suffix=".tflite") as alone:
+                alone.write(pack(model))
+                alone.flush()
+                pieces += _pieces(alone.name)
+    except ValueError:
         return None
+    return pieces
+
+
+def _pieces(path):
+    interpreter, _ = make_interpreter(path)
     operators = getattr(interpreter, "_get_ops_details", list)()
     return sum(operator["op_name"] == "DELEGATE" for operator in operators)
 

@@ -14,6 +14,7 @@ from keras_tformer.export.decoding import (
 from keras_tformer.export.files import gzip_size, make_parent, replaced_file, sha256
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.prediction import open_artefact
+from keras_tformer.export.reporting import count_partitions
 from keras_tformer.export.saved_model import check_class_names
 from keras_tformer.export.text_signature import (
     SIGNATURE,
@@ -25,6 +26,7 @@ from keras_tformer.export.tflite_checks import (
     check_decoding,
     check_fixed,
     check_lengths,
+    check_loops,
     check_mode,
     check_precision,
     check_request,
@@ -78,6 +80,7 @@ def to_tflite(
     tokenizer_inside=False,
     max_length=None,
     integer_only=False,
+    loop_shared_layers=None,
 ):
     """Write a model as a `.tflite` file that is proved to compute the same.
 
@@ -130,6 +133,13 @@ def to_tflite(
         integer_only: compute layer normalization and sums in int8 as well, for
             accelerators without float; less accurate, and slower where XNNPACK runs
             the file. Needs `quantization="int8"` and `representative_data`.
+        loop_shared_layers: whether layers that are called three times or more in a row
+            on their own output, as ALBERT's block is, become one WHILE operator: fewer
+            operators, and a runtime that unpacks their weights once, not once a call.
+            None: in float32, float16 and dynamic-range files. In int8 the calls of
+            a loop share their ranges, and a quantization-aware model has other ranges
+            at every call, so has no loop. Give False for delegates that take no loops
+            (those of GPUs and NPUs).
 
     Returns:
         A dict: that of `report` and `quantization`, `is_quantization_aware`,
@@ -161,8 +171,12 @@ def to_tflite(
     file = make_parent(file)
     lengths = as_lengths(sequence_length)
     check_lengths(quantization, lengths)
+    in_loops = loop_shared_layers
+    if in_loops is None:
+        in_loops = quantization in (None, "float16", "dynamic_range")
+    check_loops(model, loop_shared_layers, quantization, max_length)
     if max_length is None:
-        functions, shapes = _functions(model, lengths, batch_size)
+        functions, shapes = _functions(model, lengths, batch_size, in_loops)
     else:
         check_decoding(lengths, max_length, quantization, class_names, tokenizer_inside)
         functions = decoding_functions(model, batch_size, lengths[0], max_length)
@@ -200,6 +214,7 @@ def to_tflite(
             "parameters": model.count_params(),
             **{k: v for k, v in inspect_file(temporary).items() if k != "file"},
             "gzip_bytes": gzip_size(temporary),
+            "delegate_partitions": count_partitions(temporary),
             "sha256": sha256(temporary),
             "verification": verifications.get(main),
             "verifications": verifications,
@@ -209,7 +224,7 @@ def to_tflite(
     return result
 
 
-def _functions(model, lengths, batch_size):
+def _functions(model, lengths, batch_size, in_loops):
     """`({signature: concrete function}, {signature: {input name: shape}})`."""
     functions, shapes = {}, {}
     for length in lengths:
@@ -219,7 +234,7 @@ def _functions(model, lengths, batch_size):
         specs = input_specs(model, batch_size, length)
         shapes[name] = {key: tuple(spec.shape) for key, spec in specs.items()}
         check_fixed(shapes[name])
-        functions[name] = serving_function(model, specs, for_converter=True)
+        functions[name] = serving_function(model, specs, True, in_loops)
     return functions, shapes
 
 

@@ -1,5 +1,6 @@
 """Requests that make wrong `.tflite` files, refused with reason and alternative."""
 
+from keras_tformer.export.repeated_calls import FEWEST_CALLS, has_repeated_calls
 from keras_tformer.export.tracing import leaf_layers
 
 MODES = (None, "float16", "dynamic_range", "int8", "int16x8")
@@ -94,6 +95,25 @@ def check_lengths(quantization, lengths):
             f"sequence_length={lengths} with quantization='int16x8' is refused: LiteRT "
             "ends the whole process when it runs such a file. Write one file a length, "
             "or use quantization='int8'."
+        )
+
+
+def check_loops(model, loop_shared_layers, quantization, max_length):
+    """Refuse a loop that is asked for where there can be none."""
+    if not loop_shared_layers:
+        return
+    if quantization == "int16x8" or max_length is not None:
+        raise ValueError(
+            f"loop_shared_layers=True with quantization={quantization!r} and "
+            f"max_length={max_length} is refused: int16x8 files and files that write "
+            "text have no loops. Leave loop_shared_layers out."
+        )
+    if not has_repeated_calls(model):
+        raise ValueError(
+            "loop_shared_layers=True, but no layer of the model is called "
+            f"{FEWEST_CALLS} times or more in a row, each time on its own output and "
+            "with the same other arguments (a quantization-aware model has other "
+            "ranges at every call). Leave loop_shared_layers out."
         )
 
 

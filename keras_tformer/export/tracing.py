@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from keras_tformer.export.repeated_calls import call_in_loops, is_functional
+
 _SAME_NUMBERS = ("Reshape", "Transpose", "Identity", "Cast")
 
 
@@ -134,25 +136,28 @@ def max_sequence_length(model):
     return min(lengths) if lengths else None
 
 
-def call_flat(model, inputs):
+def call_flat(model, inputs, in_loops=False):
     """Call the model at inference on `{name: tensor}`; `{name: tensor}` comes back."""
     if not isinstance(model.input, dict):
         names = list(named_inputs(model))
         inputs = [inputs[name] for name in names]
         inputs = inputs if isinstance(model.input, (list, tuple)) else inputs[0]
+    if in_loops and is_functional(model):
+        return named_outputs(call_in_loops(model, inputs))
     return named_outputs(model(inputs, training=False))
 
 
-def serving_function(model, specs, for_converter=False):
+def serving_function(model, specs, for_converter=False, in_loops=False):
     """A concrete function `(**inputs) -> {name: tensor}`; floats leave as float32.
 
     `for_converter` traces it under `converter_operations`; all shapes must be fixed.
+    `in_loops` makes loops of repeated calls, see `call_in_loops`.
     """
     import tensorflow as tf
 
     @tf.function(autograph=False)
     def serve(**inputs):
-        outputs = call_flat(model, inputs)
+        outputs = call_flat(model, inputs, in_loops)
         return {name: as_float32(value, name) for name, value in outputs.items()}
 
     shared = _shared_variables(model)

@@ -4,10 +4,8 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import SIZES
 
 from keras_tformer import export
-from keras_tformer.models import bert_encoder, masked_lm, sequence_classifier
 
 litert = pytest.importorskip(
     "ai_edge_litert.interpreter", reason="the files are proved on ai_edge_litert"
@@ -84,82 +82,6 @@ def test_names_shapes_and_builtin_operators(tflite_file):
     # Ids go into GATHER as they are, masks are arithmetic.
     assert not {"SELECT", "SELECT_V2", "LESS", "SHAPE"} & set(operators)
     assert operators["GELU"] == {"float32": 1}
-
-
-@pytest.mark.slow
-def test_twelve_calls_of_a_shared_block_weigh_as_one(shared_classifier, tmp_path):
-    report = export.to_tflite(
-        shared_classifier, tmp_path / "model.tflite", sequence_length=LENGTH
-    )
-    assert report["weight_bytes"]["float32"] <= 1.02 * 4 * report["parameters"]
-
-
-@pytest.fixture(scope="module")
-def learned_masked_lm():
-    """A tied table behind a layer normalization whose scale is no longer 1."""
-    sizes = SIZES | {"vocabulary_size": 997}
-    model = masked_lm(bert_encoder(num_layers=1, **sizes), max_predictions=5)
-    generator = np.random.default_rng(1)
-    for weight in model.weights:
-        weight.assign(weight.numpy() + generator.normal(0, 0.1, weight.shape))
-    positions = generator.integers(0, 6, (67, 5)).astype("int32")
-    return model, positions
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "quantization, size, mean_error",
-    [
-        (None, 4, 1e-5),
-        ("float16", 2, 1e-3),
-        ("dynamic_range", 1, 0.03),
-        ("int8", 1, 0.05),
-    ],
-)
-def test_a_tied_table_is_stored_once(
-    learned_masked_lm, examples, tmp_path, quantization, size, mean_error
-):
-    model, positions = learned_masked_lm
-    data = examples | {"mask_positions": positions}
-    report = export.to_tflite(
-        model,
-        tmp_path / "model.tflite",
-        sequence_length=LENGTH,
-        quantization=quantization,
-        representative_data=data,
-    )
-    # Biases and small tables stay float in int8 files: 7,000 bytes of them.
-    assert 997 * 34 > 0.7 * report["parameters"]
-    stored = sum(report["weight_bytes"].values())
-    assert stored < 1.02 * size * report["parameters"] + 7000
-    # Names, shapes and scales.
-    assert report["size_bytes"] - stored < 250 * report["num_operators"]
-    assert report["verification"]["relative_difference"] < mean_error
-
-
-@pytest.mark.slow
-def test_a_tied_table_of_a_quantization_aware_model_is_int8(
-    learned_masked_lm, examples, tmp_path
-):
-    import tensorflow as tf
-
-    compress = pytest.importorskip("keras_tformer.compress", reason="quantizes")
-    model, positions = learned_masked_lm
-    data = examples | {"mask_positions": positions}
-    dataset = tf.data.Dataset.from_tensor_slices(data).batch(23)
-    aware = compress.quantize_model(model, sequence_length=LENGTH)
-    compress.calibrate(aware, dataset)
-    for representative_data in (None, data):
-        report = export.to_tflite(
-            aware,
-            tmp_path / "model.tflite",
-            sequence_length=LENGTH,
-            quantization="int8",
-            representative_data=representative_data,
-        )
-        # Learned with a scale for each row in the product: once more for the lookup.
-        stored = sum(report["weight_bytes"].values())
-        assert stored < 1.02 * (model.count_params() + 997 * 34) + 7000
 
 
 def test_keys_and_values_have_no_zero_point(classifier, examples, tmp_path):
@@ -354,93 +276,6 @@ def test_tokenizer_inside(classifier, examples, tmp_path, quantization):
         export.to_tflite(classifier, file, sequence_length=7, tokenizer_inside=True)
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"quantization": "int4"}, "expected one of None"),
-        ({"sequence_length": 19}, "positions for 17 tokens"),
-        ({"sequence_length": 0}, "positive whole number"),
-        ({"sequence_length": None}, r"open shape \(1, None\)"),
-        ({"sequence_length": None, "quantization": "int8"}, "open shape"),
-        ({"sequence_length": (7, 7)}, "several different ones"),
-        ({"sequence_length": ()}, "several different ones"),
-        ({"sequence_length": (7, 19)}, "positions for 17 tokens"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"quantization": "int8"}, "representative_data is None"),
-        ({"quantization": "int16x8"}, "representative_data is None"),
-        ({"quantization": "int8", "representative_data": []}, "is empty"),
-        ({"quantization": "dynamic_range", "sparse": True}, "refused"),
-        ({"quantization": "int16x8", "sequence_length": (7, 13)}, "whole process"),
-        ({"quantization": "int8", "integer_only": True}, "ranges measured"),
-        ({"integer_only": True}, "only int8 files"),
-        ({"quantization": "float16", "sparse": True}, "refused"),
-        ({"quantization": "int16x8", "sparse": True}, "refused"),
-        ({"sparse": True, "verify": False}, "shows only when it runs"),
-        ({"class_names": ["a", "b"]}, "2 class_names"),
-        (
-            {"representative_data": {"token_ids": np.ones((2, 5))}},
-            r"lacks the inputs \['padding_mask', 'segment_ids'\]",
-        ),
-    ],
-)
-def test_errors_leave_no_file(classifier, tmp_path, arguments, message):
-    arguments = {"sequence_length": LENGTH} | arguments
-    with pytest.raises(ValueError, match=message):
-        export.to_tflite(classifier, tmp_path / "model.tflite", **arguments)
-    assert not list(tmp_path.iterdir())
-
-
-def test_models_that_cannot_be_converted(tmp_path):
-    file = tmp_path / "model.tflite"
-    with pytest.raises(ValueError, match="not built"):
-        export.to_tflite(keras.Sequential([keras.layers.Dense(3)]), file)
-    text = keras.Input((), dtype="string", name="text")
-    with pytest.raises(ValueError, match="takes strings"):
-        export.to_tflite(keras.Model(text, keras.layers.Identity()(text)), file)
-    x = keras.Input((5,), name="x")
-    model = keras.Model(x, keras.layers.Dense(3)(x))
-    model.quantize("int8")
-    with pytest.raises(ValueError, match="quantized by Keras itself"):
-        export.to_tflite(model, file)
-    fixed = keras.Input((7,), dtype="int32", name="token_ids")
-    model = keras.Model(fixed, keras.layers.Embedding(11, 3)(fixed))
-    with pytest.raises(ValueError, match="built for sequences of 7"):
-        export.to_tflite(model, file, sequence_length=13)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_operator_that_phones_lack_is_named(tmp_path):
-    import tensorflow as tf
-
-    class Lower(keras.layers.Layer):
-        def call(self, x):
-            return tf.cast(tf.raw_ops.Betainc(a=x, b=x, x=x), "float32")
-
-        def compute_output_spec(self, x):
-            return keras.KerasTensor(x.shape, "float32")
-
-    x = keras.Input((5,), name="x")
-    file = tmp_path / "model.tflite"
-    with pytest.raises(RuntimeError, match="Betainc"):
-        export.to_tflite(keras.Model(x, Lower()(x)), file)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_wrong_file_is_not_left_behind(classifier, examples, tmp_path):
-    file = tmp_path / "model.tflite"
-    file.write_bytes(b"the older file")
-    with pytest.raises(ValueError, match="No file was written"):
-        export.to_tflite(
-            classifier,
-            file,
-            sequence_length=LENGTH,
-            quantization="dynamic_range",
-            tolerance=1e-9,
-        )
-    assert file.read_bytes() == b"the older file"
-    assert list(tmp_path.iterdir()) == [file]
-
-
 def test_converting_leaves_keras_as_it_was(tflite_file):
     # Tracing made GATHER plain: negative ids must wrap around again afterwards.
     x = keras.ops.take(np.array([3.0, 5.0, 7.0]), np.array([-1]))
@@ -481,86 +316,6 @@ def test_keras_hub_backbone(kind, tmp_path):
     assert set(report["outputs"]) == {"sequence_output", "pooled_output"}
 
 
-def pruned(model, share, block):
-    """A copy of the model with a share of zeros in blocks of inputs by outputs."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for weight in copy.weights:
-        if weight.path.endswith("kernel"):
-            values = weight.numpy()
-            high, wide = (-(-n // b) for n, b in zip(values.shape, block, strict=True))
-            sums = np.zeros((high * block[0], wide * block[1]))
-            sums[: len(values), : values.shape[1]] = np.abs(values)
-            sums = sums.reshape(high, block[0], wide, block[1]).sum((1, 3))
-            kept = np.kron(sums > np.quantile(sums, share), np.ones(block))
-            weight.assign(values * kept[: len(values), : values.shape[1]])
-    return copy
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("quantization", [None, "int8"])
-def test_sparse_file_is_smaller_and_right(examples, tmp_path, quantization):
-    sizes = SIZES | {"hidden_dim": 48, "intermediate_dim": 80}
-    encoder = bert_encoder(num_layers=1, **sizes)
-    model = pruned(sequence_classifier(encoder, num_classes=3), 0.9, (16, 1))
-    sizes = [
-        export.to_tflite(
-            model,
-            tmp_path / f"{sparse}.tflite",
-            sequence_length=LENGTH,
-            quantization=quantization,
-            representative_data=examples,
-            sparse=sparse,
-            tolerance=1e-4 if quantization is None else 0.3,
-        )["size_bytes"]
-        for sparse in (False, True)
-    ]
-    assert sizes[1] < (0.7 if quantization is None else 0.9) * sizes[0]
-
-
-@pytest.mark.parametrize("block", [(1, 1), (4, 1)])
-def test_scattered_zeros_are_refused_in_sparse_int8(
-    classifier, examples, tmp_path, block
-):
-    with pytest.raises(
-        ValueError, match=r"do not lie in whole blocks.*block_size=\(16, 1\)"
-    ):
-        export.to_tflite(
-            pruned(classifier, 0.8, block),
-            tmp_path / "model.tflite",
-            sequence_length=LENGTH,
-            quantization="int8",
-            representative_data=examples,
-            sparse=True,
-        )
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("quantization", [None, "dynamic_range", "int8"])
-def test_several_lengths_share_the_weights(
-    classifier, examples, tmp_path, quantization
-):
-    one, file = tmp_path / "one.tflite", tmp_path / "three.tflite"
-    arguments = {"quantization": quantization, "representative_data": examples}
-    alone = export.to_tflite(classifier, one, sequence_length=LENGTH, **arguments)
-    report = export.to_tflite(classifier, file, sequence_length=(5, 13, 7), **arguments)
-    assert list(report["verifications"]) == [
-        "serving_default",
-        "shorter_7",
-        "shorter_5",
-    ]
-    weights = [sum(result["weight_bytes"].values()) for result in (alone, report)]
-    # The rows of the position table that a length needs are its own.
-    assert weights[1] - weights[0] <= 4 * 34 * (7 + 5) + 200
-    short = {name: ids[:, :5] for name, ids in examples.items()}
-    outputs = export.predict(file, short, signature="shorter_5")["output"]
-    expected = classifier.predict(short, verbose=0)
-    limit = 1e-5 if quantization is None else 0.1
-    assert np.abs(outputs - expected).mean() < limit * expected.std()
-    assert export.predict(file, examples)["output"].shape == (67, 3)
-
-
 @pytest.mark.parametrize("quantization", ["int8", "int16x8"])
 def test_examples_without_any_padding(classifier, examples, tmp_path, quantization):
     full = {name: np.ones_like(ids) for name, ids in examples.items()}
@@ -577,26 +332,3 @@ def test_examples_without_any_padding(classifier, examples, tmp_path, quantizati
     expected = classifier.predict(examples, verbose=0)
     outputs = run_alone(file, examples)
     assert np.abs(outputs - expected).mean() < 0.1 * expected.std()
-
-
-def test_a_disk_that_is_full_leaves_nothing(classifier, tmp_path):
-    resource = pytest.importorskip("resource", reason="limits the size of a file")
-    (tmp_path / "model.tflite").write_bytes(b"the older file")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        for write in (export.to_tflite, export.to_saved_model):
-            with pytest.raises(ValueError, match="Cannot write .* File too large"):
-                write(classifier, tmp_path / f"new-{write.__name__}", sequence_length=7)
-        with pytest.raises(ValueError, match="Cannot write .*"):
-            export.to_tflite(classifier, tmp_path / "model.tflite", sequence_length=7)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
-    assert (tmp_path / "model.tflite").read_bytes() == b"the older file"
-
-
-def test_a_folder_that_cannot_be_written(classifier, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="Cannot write to the folder"):
-        export.to_tflite(classifier, tmp_path / "file" / "model.tflite")
