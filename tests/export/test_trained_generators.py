@@ -7,9 +7,8 @@ from test_trained_heads import MODES, VOCABULARY, run_apart
 
 from keras_tformer import data, export, models, text
 
-LENGTH, KEPT = 16, 100
-ROWS = {"causal_lm": 192, "transformer": 480}
-EPOCHS = {"causal_lm": 80, "transformer": 30}
+LENGTH, ROWS, KEPT = 16, 1500, 100
+EPOCHS = {"causal_lm": 6, "transformer": 14}
 SIZES = {
     "num_layers": 2,
     "num_heads": 2,
@@ -22,47 +21,60 @@ SIZES = {
 
 @pytest.fixture(scope="module", params=["causal_lm", "transformer"])
 def trained(request):
-    """A decoder that knows its texts by heart, and the texts."""
+    """A decoder, rows to calibrate with, and rows of documents that it has not seen."""
     keras.utils.set_random_seed(5)
     documents = data.deduplicate(data.embedded_corpus(("numpy",), 80))
+    train, held_out = data.split_documents(documents, (0.8, 0.2))
+    inputs, following, kept = make_rows(request.param, train, ROWS)
+    rows, truth, told = make_rows(request.param, held_out, KEPT)
+    sizes = SIZES | {
+        "vocabulary_size": text.WordPieceTokenizer(VOCABULARY).vocabulary_size
+    }
+    if request.param == "causal_lm":
+        model = models.causal_lm(attention_dropout=0.0, mask_value=-30.0, **sizes)
+    else:
+        model = models.transformer(**sizes)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss)
+    epochs = EPOCHS[request.param]
+    model.fit(inputs, following, 32, epochs, verbose=0, sample_weight=kept)
+    told = told.astype(bool)
+    right = model.predict(rows, verbose=0).argmax(-1) == truth
+    # A language model learns to repeat what was said, not what will be said.
+    least = 0.4 if request.param == "causal_lm" else 0.8
+    assert right[told].mean() > least, right[told].mean()
+    return model, {name: x[:200] for name, x in inputs.items()}, rows, told
+
+
+def make_rows(kind, documents, count):
+    """Inputs, the next tokens, and a mask of those that are there: `count` rows."""
     texts = [part for document in documents for part in document.paragraphs]
     tokenizer = text.WordPieceTokenizer(VOCABULARY)
-    rows = [ids[: LENGTH - 1] for ids in tokenizer.encode(texts) if len(ids) > 5]
-    rows = rows[: ROWS[request.param]]
+    rows = [pieces for pieces in tokenizer.encode(texts) if len(pieces) > 6][:count]
+    if kind == "causal_lm":  # says everything twice
+        rows = [[*pieces[:7], tokenizer.end_id, *pieces[:7]] for pieces in rows]
     ids = np.zeros((len(rows), LENGTH), "int32")
     for row, pieces in zip(ids, rows, strict=True):
-        row[1 : len(pieces) + 1] = pieces
+        row[1:] = np.pad(pieces[: LENGTH - 1], (0, max(0, LENGTH - 1 - len(pieces))))
     ids[:, 0] = tokenizer.start_id
     following = np.roll(ids, -1, axis=1)
     kept = (following > 0).astype("int32")
     kept[:, -1] = 0
-    sizes = SIZES | {"vocabulary_size": tokenizer.vocabulary_size}
-    if request.param == "causal_lm":
-        inputs = {"token_ids": ids, "padding_mask": kept}
-        model = models.causal_lm(attention_dropout=0.0, mask_value=-30.0, **sizes)
-    else:  # reads the words in reverse, and writes them as they were
-        inputs = {
-            "encoder_token_ids": following[:, ::-1] * kept[:, ::-1],
-            "encoder_padding_mask": kept[:, ::-1],
-            "decoder_token_ids": ids * kept,
-            "decoder_padding_mask": kept,
-        }
-        model = models.transformer(**sizes)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(2e-3), loss)
-    epochs = EPOCHS[request.param]
-    model.fit(inputs, following, 32, epochs, verbose=0, sample_weight=kept)
-    inputs = {name: array[:KEPT] for name, array in inputs.items()}
-    logits = model.predict(inputs, verbose=0)
-    kept = kept[:KEPT].astype(bool)
-    right = logits.argmax(-1) == following[:KEPT]
-    assert right[kept].mean() > 0.7, right[kept].mean()
-    return model, inputs, kept
+    if kind == "causal_lm":
+        return {"token_ids": ids, "padding_mask": kept}, following, kept
+    # Reads the words in reverse, and writes them as they were.
+    inputs = {
+        "encoder_token_ids": following[:, ::-1] * kept[:, ::-1],
+        "encoder_padding_mask": kept[:, ::-1],
+        "decoder_token_ids": ids * kept,
+        "decoder_padding_mask": kept,
+    }
+    return inputs, following, kept
 
 
 @pytest.mark.slow
 def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
-    model, rows, kept = trained
+    model, calibration, rows, kept = trained
     files = []
     for mode in MODES:
         files.append(tmp_path / f"{mode}.tflite")
@@ -71,9 +83,11 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
             files[-1],
             sequence_length=LENGTH,
             quantization=mode,
-            representative_data=rows,
+            representative_data=calibration,
         )
     expected = model.predict(rows, verbose=0)[kept]
+    odds = np.exp(expected - expected.max(-1, keepdims=True))
+    is_sure = 1 / odds.sum(-1) > 0.5
     for mode, outputs in zip(MODES, run_apart(files, rows, tmp_path), strict=True):
         logits = outputs["output"][kept]
         if mode in (None, "float16"):
@@ -82,7 +96,9 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
             assert np.abs(logits - expected).max() < limit * scale, mode
         else:
             equal = logits.argmax(-1) == expected.argmax(-1)
-            assert equal.mean() >= 0.98, (mode, equal.mean())
+            # Where no word is likely, many are as good as the best.
+            assert equal[is_sure].mean() >= 0.98, (mode, equal[is_sure].mean())
+            assert equal.mean() >= 0.94, (mode, equal.mean())
     folder = tmp_path / "model"
     export.to_saved_model(model, folder)
     export.verify(folder, model, rows, tolerance=1e-5, in_separate_process=True)

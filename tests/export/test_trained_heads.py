@@ -1,7 +1,8 @@
 """Every head on a trained encoder, in every mode, run where nothing else is loaded.
 
 One model carries all heads, so that a mode costs one conversion. The text is real (the
-embedded corpus); what is asked of it is easy enough to be learned in a minute.
+embedded corpus); what is asked of it is easy enough to be learned in a minute. Files
+and models answer rows of documents that neither training nor calibration has seen.
 """
 
 import pathlib
@@ -15,7 +16,7 @@ import pytest
 from keras_tformer import data, export, models, text
 
 VOCABULARY = pathlib.Path(__file__).parents[2] / "savedmodels/quickstart/vocab.txt"
-LENGTH, PREDICTIONS, HIDDEN, ROWS, KEPT = 32, 5, 2, 720, 200
+LENGTH, PREDICTIONS, HIDDEN, ROWS, KEPT = 32, 5, 2, 2160, 200
 CLASSES = ("numpy", "language")
 MODES = (None, "float16", "dynamic_range", "int8")
 ALONE = """
@@ -42,14 +43,20 @@ pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_li
 
 @pytest.fixture(scope="module")
 def examples():
-    """Inputs and labels: half of the rows are pairs of texts, half of them single."""
-    documents = data.embedded_corpus(CLASSES, max_documents_per_label=80)
-    texts, packages = data.texts_and_labels(data.deduplicate(documents))
+    """Inputs and labels to train on, and others of documents that are held out."""
+    documents = data.deduplicate(data.embedded_corpus(CLASSES, 80))
+    train, held_out = data.split_documents(documents, (0.8, 0.2))
+    return make_rows(train, ROWS), make_rows(held_out, KEPT)
+
+
+def make_rows(documents, count):
+    """Half of the rows are pairs of texts, half of them single."""
+    texts, packages = data.texts_and_labels(documents)
     generator = np.random.default_rng(3)
-    chosen = generator.choice(len(texts), ROWS, replace=len(texts) < ROWS)
+    chosen = generator.choice(len(texts), count, replace=False)
     tokenizer = text.WordPieceTokenizer(VOCABULARY)
     first = tokenizer.encode([texts[i] for i in chosen])
-    others = np.roll(np.arange(ROWS), 1)
+    others = np.roll(np.arange(count), 1)
     second = [first[i][:11] if row % 2 else [] for row, i in enumerate(others)]
     packed = text.pack(
         [ids[:17] for ids in first],
@@ -62,14 +69,14 @@ def examples():
     pieces = VOCABULARY.read_text("utf-8").split("\n")
     kinds = [0 if p.startswith("##") else 1 + (len(p) < 3) for p in pieces[:-1]]
     last = kept.sum(1) - 1
-    positions = (generator.random((ROWS, PREDICTIONS)) * last[:, None]).astype("int32")
+    positions = (generator.random((count, PREDICTIONS)) * last[:, None]).astype("int32")
     labels = {
         "label": np.array([CLASSES.index(packages[i]) for i in chosen]),
         "tags": np.array(kinds)[ids],
         "start": (ids == tokenizer.end_id).argmax(1),
         "end": last,
         "masked_lm": np.take_along_axis(ids, positions, 1),
-        "pair": np.arange(ROWS) % 2,
+        "pair": np.arange(count) % 2,
     }
     hidden = ids.copy()  # the other predicted tokens must be copied
     np.put_along_axis(hidden, positions[:, :HIDDEN], tokenizer.mask_id, 1)
@@ -134,21 +141,23 @@ def trained(request, examples):
     model = keras.Model(pretrainer.input, heads)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), dict.fromkeys(heads, loss))
-    inputs, labels = examples
-    model.fit(inputs, labels, batch_size=48, epochs=24, verbose=0)
+    (inputs, labels), (rows, truth) = examples
+    model.fit(inputs, labels, batch_size=48, epochs=8, verbose=0)
     embedding = models.text_embedder(encoder, normalize=True).output
     whole = keras.Model(pretrainer.input, {**heads, "embedding": embedding})
-    rows = {name: x[:KEPT] for name, x in inputs.items()}
     answers = model.predict(rows, verbose=0)
     for name, logits in answers.items():
-        right = np.mean(logits.argmax(-1) == labels[name][:KEPT])
-        assert right > (0.8 if name == "masked_lm" else 0.9), (name, right)
-    return whole, rows
+        right = np.mean(logits.argmax(-1) == truth[name])
+        # Hidden words of other documents are rarely known, their neighbours are copied.
+        least = {"masked_lm": 0.45, "label": 0.72}.get(name, 0.9)
+        assert right > least, (name, right)
+    calibration = {name: x[:KEPT] for name, x in inputs.items()}
+    return whole, calibration, rows
 
 
 @pytest.mark.slow
 def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
-    model, rows = trained
+    model, calibration, rows = trained
     files = []
     for mode in MODES:
         files.append(tmp_path / f"{mode}.tflite")
@@ -157,7 +166,7 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
             files[-1],
             sequence_length=LENGTH,
             quantization=mode,
-            representative_data=rows,
+            representative_data=calibration,
             tolerance={None: 1e-4, "float16": 1e-2}.get(mode),
         )
     outputs = run_apart(files, rows, tmp_path)
@@ -173,15 +182,20 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
                 scale = max(1, np.abs(theirs).max())
                 assert np.abs(ours - theirs).max() < limit * scale, (mode, name)
             elif name == "embedding":  # unit vectors: no class, but a direction
-                assert np.sum(ours * theirs, axis=-1).min() > 0.98, mode
+                cosines = np.sum(ours * theirs, axis=-1)
+                assert cosines.mean() > 0.995 and cosines.min() > 0.95, mode
             else:
                 equal = ours.argmax(-1) == theirs.argmax(-1)
+                if name == "masked_lm":  # of words that nobody knows many are as good
+                    assert equal.mean() >= 0.95, (mode, equal.mean())
+                    odds = np.exp(theirs - theirs.max(-1, keepdims=True))
+                    equal = equal[1 / odds.sum(-1) > 0.2]
                 assert equal.mean() >= 0.98, (mode, name, equal.mean())
 
 
 @pytest.mark.slow
 def test_saved_model_in_a_process_of_its_own(trained, tmp_path):
-    model, rows = trained
+    model, _, rows = trained
     export.to_saved_model(model, tmp_path / "model")
     result = export.verify(
         tmp_path / "model", model, rows, tolerance=1e-5, in_separate_process=True
