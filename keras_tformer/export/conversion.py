@@ -69,9 +69,12 @@ def convert(model, functions, quantization, is_aware, sparse, feed, integer_only
             if converter._experimental_calibrate_only:
                 content = _quantize(content, sparse, integer_only)
         except Exception as error:
+            advice = ""
+            if quantization == "int16x8":
+                advice = " Use quantization='int8' or 'dynamic_range'."
             raise RuntimeError(
                 f"TensorFlow's converter refused the model {model.name!r} with "
-                f"quantization={quantization!r}: {_first_lines(error)}"
+                f"quantization={quantization!r}: {_first_lines(error)}{advice}"
             ) from error
     if SIGNATURE in functions:
         _check_custom_operators(content)

@@ -25,11 +25,11 @@ from keras_tformer.export.tflite_checks import (
     as_lengths,
     check_decoding,
     check_fixed,
-    check_lengths,
     check_loops,
     check_mode,
     check_precision,
     check_request,
+    check_sixteen_bits,
 )
 from keras_tformer.export.tracing import (
     check_exportable,
@@ -170,7 +170,7 @@ def to_tflite(
         raise ValueError(f"Received batch_size={batch_size!r}, expected 1 or more.")
     file = make_parent(file)
     lengths = as_lengths(sequence_length)
-    check_lengths(quantization, lengths)
+    check_sixteen_bits(model, quantization, lengths, tokenizer_inside)
     in_loops = loop_shared_layers
     if in_loops is None:
         in_loops = quantization in (None, "float16", "dynamic_range")

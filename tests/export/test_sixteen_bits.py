@@ -1,0 +1,110 @@
+"""int16x8: which models leave as such files, and which are told what to do instead."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import LENGTH, SIZES
+
+from keras_tformer import export, models, text
+
+litert = pytest.importorskip(
+    "ai_edge_litert.interpreter", reason="the files are proved on ai_edge_litert"
+)
+
+
+def encoder(**more):
+    keras.utils.set_random_seed(3)
+    sizes = SIZES | {"initializer_range": 0.2}
+    return models.bert_encoder(num_layers=1, **sizes | more)
+
+
+MODELS = {
+    "tokens": lambda: models.token_classifier(encoder(), num_classes=5),
+    "spans": lambda: models.span_classifier(encoder()),
+    "pooled": lambda: models.text_embedder(encoder(), pooling="max"),
+    "regression": lambda: models.sequence_classifier(encoder(), num_classes=1),
+    "scores": lambda: encoder(return_attention_scores=True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_what_works(name, examples, tmp_path):
+    model = MODELS[name]()
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization="int16x8",
+        representative_data=examples,
+    )
+    assert set(report["macs_by_dtype"]) == {"int16", "int16*int8"}
+    interpreter = litert.Interpreter(model_path=report["file"])
+    run = interpreter.get_signature_runner("serving_default")
+    rows = [
+        run(**{key: x[i : i + 1] for key, x in examples.items()}) for i in range(20)
+    ]
+    expected = model.predict({key: x[:20] for key, x in examples.items()}, verbose=0)
+    if not isinstance(expected, dict):
+        expected = {"output": expected}
+    kept = examples["padding_mask"][:20].astype(bool)
+    for key, values in expected.items():
+        if isinstance(values, list):
+            key, values = f"{key}_0", values[0]
+        answers = np.concatenate([row[key] for row in rows])
+        if values.shape[:2] == kept.shape:
+            answers, values = answers[kept], values[kept]
+        assert np.abs(answers - values).mean() < 0.05 * values.std(), key
+
+
+@pytest.mark.parametrize(
+    "build, more, message",
+    [
+        (lambda: models.masked_lm(encoder()), {}, r"\['mask_positions'\]"),
+        (lambda: models.bert_pretrainer(encoder()), {}, r"\['mask_positions'\]"),
+        (lambda: encoder(has_packed_documents=True), {}, r"\['document_ids'\]"),
+        (encoder, {"tokenizer_inside": True}, "a tokenizer inside"),
+        (encoder, {"sequence_length": (7, LENGTH)}, "ends the whole process"),
+        (encoder, {"loop_shared_layers": True}, "have no loops"),
+        (encoder, {"sparse": True}, "sparse=False"),
+    ],
+)
+def test_what_is_refused(build, more, message, examples, tmp_path):
+    tokenizer = text.WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    arguments = {"sequence_length": LENGTH, "representative_data": examples} | more
+    if "tokenizer_inside" in more:
+        arguments["tokenizer"] = tokenizer
+    file = tmp_path / "model.tflite"
+    with pytest.raises(ValueError, match=message):
+        export.to_tflite(build(), file, quantization="int16x8", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_unit_vectors_are_seen_to_be_wrong(examples, tmp_path):
+    """The root of a sum of squares has no good 16 bit form: the proof finds it."""
+    model = models.text_embedder(encoder(), normalize=True)
+    with pytest.raises(ValueError, match="No file was written.*'dynamic_range'"):
+        export.to_tflite(
+            model,
+            tmp_path / "model.tflite",
+            sequence_length=LENGTH,
+            quantization="int16x8",
+            representative_data=examples,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_arithmetic_on_integers_gets_advice(examples, tmp_path):
+    inputs = keras.Input((None,), dtype="int32", name="token_ids")
+    x = keras.layers.Embedding(53, 34)((inputs + inputs) // 2)
+    model = keras.Model({"token_ids": inputs}, keras.layers.Dense(3)(x))
+    with pytest.raises(RuntimeError, match="Use quantization='int8'"):
+        export.to_tflite(
+            model,
+            tmp_path / "model.tflite",
+            sequence_length=LENGTH,
+            quantization="int16x8",
+            representative_data={"token_ids": examples["token_ids"]},
+        )
+    assert not list(tmp_path.iterdir())
