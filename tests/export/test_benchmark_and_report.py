@@ -26,7 +26,13 @@ def test_report_counts(tflite_file, capsys):
     assert result["outputs"]["output"] == {"shape": [1, 3], "dtype": "float32"}
     # At least the widest pair of tensors that one operator reads and writes.
     assert result["activation_bytes"] >= 4 * 13 * (34 + 37)
-    assert "BATCH_MATMUL" in capsys.readouterr().out
+    # What is compared with other exporters: operators, and pieces for the delegate.
+    assert result["num_operators"] == sum(
+        sum(kinds.values()) for kinds in result["operators"].values()
+    )
+    assert result["delegate_partitions"] == 2
+    printed = capsys.readouterr().out
+    assert "BATCH_MATMUL" in printed and "pieces that XNNPACK takes" in printed
 
 
 @pytest.mark.slow

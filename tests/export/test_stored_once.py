@@ -5,7 +5,7 @@ import pytest
 from conftest import LENGTH, SIZES
 
 from keras_tformer import export
-from keras_tformer.models import bert_encoder, masked_lm
+from keras_tformer.models import BERT_SIZES, bert_encoder, masked_lm
 
 pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_litert")
 
@@ -115,3 +115,23 @@ def test_several_lengths_share_the_weights(
     limit = 1e-5 if quantization is None else 0.1
     assert np.abs(outputs - expected).mean() < limit * expected.std()
     assert export.predict(file, examples)["output"].shape == (67, 3)
+
+
+@pytest.mark.slow
+def test_int8_is_at_most_027_of_float32(tmp_path):
+    """With all that a file holds besides weights: scales, biases, the graph."""
+    sizes = BERT_SIZES["tiny"] | {"dropout": 0.0, "max_sequence_length": LENGTH}
+    encoder = bert_encoder(vocabulary_size=8009, **sizes)
+    ids = np.random.default_rng(7).integers(0, 8009, (20, LENGTH))
+    data = dict.fromkeys(encoder.input, np.ones_like(ids)) | {"token_ids": ids}
+    whole, small = (
+        export.to_tflite(
+            encoder,
+            tmp_path / "model.tflite",
+            sequence_length=LENGTH,
+            quantization=quantization,
+            representative_data=data,
+        )["size_bytes"]
+        for quantization in (None, "int8")
+    )
+    assert small <= 0.27 * whole
