@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tformer import export
+from keras_tformer import export, models
 from keras_tformer.export.__main__ import main
 from keras_tformer.export.prediction import make_interpreter
 
@@ -90,6 +90,39 @@ def test_partitions(tmp_path):
         report = export.report(report["file"], show=False)
         counts.append(report["delegate_partitions"])
     assert counts == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "albert"])
+def test_graph_is_no_larger_than_keras_hubs(kind, tmp_path):
+    """Operators and delegate pieces beside those of KerasHub's own export."""
+    keras_hub = pytest.importorskip("keras_hub", reason="the other exporter")
+    sizes = {
+        "vocabulary_size": 53,
+        "num_layers": 3,
+        "num_heads": 2,
+        "hidden_dim": 34,
+        "intermediate_dim": 37,
+        "max_sequence_length": 17,
+    } | ({"embedding_dim": 19} if kind == "albert" else {})
+    classes = keras_hub.models.BertBackbone, keras_hub.models.AlbertBackbone
+    theirs = classes[kind == "albert"](**sizes)
+    ours = getattr(models, f"{kind}_encoder")(**sizes)
+    generator = np.random.default_rng(7)
+    for weight in ours.weights + theirs.weights:  # nothing to fold at 1 and 0
+        weight.assign(weight.numpy() + generator.normal(0, 0.1, weight.shape))
+    specs = {
+        name: keras.InputSpec(shape=(1, 13), dtype="int32", name=name)
+        for name in theirs.input
+    }
+    file = str(tmp_path / "theirs.tflite")
+    theirs.export(file, format="litert", verbose=False, input_signature=[specs])
+    peer = export.report(file, show=False)
+    for in_loop in (False, True) if kind == "albert" else (None,):
+        file = tmp_path / "ours.tflite"
+        report = export.to_tflite(ours, file, 13, loop_shared_layers=in_loop)
+        assert report["num_operators"] <= peer["num_operators"]
+        assert report["delegate_partitions"] <= peer["delegate_partitions"]
 
 
 def test_benchmark(tflite_file, tmp_path, capsys):
