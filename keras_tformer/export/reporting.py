@@ -160,11 +160,9 @@ def draw_report(result, picture):
     _bars(right[1], kilobytes, colours, "kB of constants")
     if latency:
         medians = {f"{n} thread(s)": part["median_ms"] for n, part in latency.items()}
-        _bars(right[2], medians, colours, "ms a call, line to the 90th percentile")
-        for row, part in enumerate(latency.values()):
-            right[2].plot(
-                [part["median_ms"], part["p90_ms"]], [row, row], color="black"
-            )
+        ends = [part["p90_ms"] for part in latency.values()]
+        label = "ms a call, line to the 90th percentile"
+        _bars(right[2], medians, colours, label, ends)
     figure.suptitle(
         f"{os.path.basename(result['file'])}: {result['size_bytes'] / 1000:,.0f} kB "
         f"({result['gzip_bytes'] / 1000:,.0f} kB gzipped), "
@@ -195,4 +193,4 @@ def _bars(axes, values, colours, label, ends=None):
         axes.text(end, row, f" {value:,.2f}", va="center", fontsize=8)
     axes.set_yticks(range(len(values)), list(values), fontsize=8)
     axes.set_xlabel(label)
-    axes.margins(x=0.2)
+    axes.margins(x=0.35)
