@@ -193,4 +193,5 @@ def _bars(axes, values, colours, label, ends=None):
         axes.text(end, row, f" {value:,.2f}", va="center", fontsize=8)
     axes.set_yticks(range(len(values)), list(values), fontsize=8)
     axes.set_xlabel(label)
+    axes.locator_params(axis="x", nbins=5)
     axes.margins(x=0.35)
