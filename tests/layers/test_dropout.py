@@ -22,6 +22,16 @@ def test_a_seed_repeats_a_sequence_of_masks_and_calls_differ():
     assert not np.array_equal(*masks)
 
 
+def test_its_generator_counts_as_that_of_keras():
+    x = np.ones((7, 11), "float32")
+    for layer in (Dropout(0.5, seed=5), keras.layers.Dropout(0.5, seed=5)):
+        for _ in range(3):
+            layer(x, training=True)
+        state = ops.convert_to_numpy(layer.seed_generator.state)
+        np.testing.assert_array_equal(state, [5, 3])
+        assert len(layer.variables) == 1
+
+
 def test_half_precision_keeps_its_dtype_and_share():
     layer = Dropout(0.1, seed=5, dtype="mixed_float16")
     y = layer(np.ones((211, 307), "float16"), training=True)

@@ -49,7 +49,7 @@ def test_equals_numpy():
     mask = np.array([[1] * S, [1] * 4 + [0] * 3])
     layer = MultiHeadAttention(H, key_dim=K)
     randomized(layer, query, value, padding_mask=mask)
-    output = layer(query, value, padding_mask=mask)
+    output = ops.convert_to_numpy(layer(query, value, padding_mask=mask))
     expected = attention_by_hand(layer, query, value, mask)
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
 
@@ -63,8 +63,8 @@ def test_equals_keras_with_the_same_weights():
         stock_w.assign(ops.reshape(w, stock_w.shape))
     causal = np.tril(np.ones((1, T, S)))
     np.testing.assert_allclose(
-        layer(query, value, attention_mask=causal),
-        stock(query, value, attention_mask=causal),
+        ops.convert_to_numpy(layer(query, value, attention_mask=causal)),
+        ops.convert_to_numpy(stock(query, value, attention_mask=causal)),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -90,7 +90,7 @@ def test_masks_are_combined():
         return_attention_scores=True,
     )
     allowed = np.tril(np.ones((T, T))) * padding[:, None] * extra
-    seen = np.array(scores) > 1e-9
+    seen = ops.convert_to_numpy(scores) > 1e-9
     np.testing.assert_array_equal(seen, np.repeat(allowed[:, None] > 0, H, axis=1))
 
 
@@ -98,13 +98,13 @@ def test_masks_are_combined():
 def test_cache_step_by_step_equals_all_at_once(steps):
     x = floats(B, T, 12)
     layer = randomized(MultiHeadAttention(H), x)
-    expected = layer(x, use_causal_mask=True)
+    expected = ops.convert_to_numpy(layer(x, use_causal_mask=True))
     cache = (np.zeros((B, T, H, 4), "float32"),) * 2
     outputs, start = [], 0
     for length in steps:
         piece = x[:, start : start + length]
         output, cache = layer(piece, cache=cache, cache_index=start)
-        outputs.append(np.array(output))
+        outputs.append(ops.convert_to_numpy(output))
         start += length
     np.testing.assert_allclose(np.concatenate(outputs, 1), expected, atol=1e-5)
 
@@ -115,7 +115,9 @@ def test_projected_keys_and_values_serve_as_a_cache():
     layer = randomized(MultiHeadAttention(H), query, value)
     expected = layer(query, value, padding_mask=mask)
     output, cache = layer(query, padding_mask=mask, cache=layer.project(value))
-    np.testing.assert_allclose(output, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(output), ops.convert_to_numpy(expected), atol=1e-6
+    )
     assert tuple(cache[0].shape) == (B, S, H, 4)
 
 

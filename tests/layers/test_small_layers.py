@@ -22,6 +22,7 @@ from keras_tformer.layers import (
     gelu_tanh,
     get_activation,
 )
+from keras_tformer.layers.activations import in_training
 
 B, T, D = 2, 5, 12
 
@@ -51,6 +52,48 @@ def test_gelu_tanh_is_its_formula_and_not_the_exact_form():
     assert 1e-4 < np.abs(by_hand - gelu(x)).max() < 1e-3
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_in_training_has_the_value_and_the_derivative_of_its_formula(name):
+    x = np.linspace(-5, 5, 41).astype("float32")
+    if name == "gelu":
+        density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+        by_hand = 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) + x * density
+    else:
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        of_inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+        tanh = np.tanh(inner)
+        by_hand = 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * of_inner
+    function = get_activation(name)
+    value, derivative = value_and_derivative(in_training(function), x)
+    np.testing.assert_allclose(value, ops.convert_to_numpy(function(x)), atol=1e-6)
+    np.testing.assert_allclose(derivative, by_hand, atol=2e-6)
+
+
+def value_and_derivative(function, x):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.vmap(jax.value_and_grad(function))(x)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        x = torch.tensor(x, requires_grad=True)
+        y = function(x)
+        y.sum().backward()
+        return y.detach(), x.grad
+    import tensorflow as tf
+
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    return y, tape.gradient(y, x)
+
+
+def test_other_activations_are_the_same_in_training():
+    assert in_training(keras.activations.relu) is keras.activations.relu
+
+
 def test_activations_by_name():
     assert get_activation("gelu_new") is get_activation("gelu_tanh") is gelu_tanh
     assert get_activation(None) is keras.activations.linear
@@ -73,14 +116,16 @@ def test_layer_normalization_equals_formula_and_stock(epsilon):
     weights = [floats(D), floats(D)]
     layer.set_weights(weights), stock.set_weights(weights)
     by_hand = normalized(x, epsilon) * weights[0] + weights[1]
-    np.testing.assert_allclose(layer(x), by_hand, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(layer(x), stock(x), rtol=1e-4, atol=1e-5)
+    ours, theirs = ops.convert_to_numpy(layer(x)), ops.convert_to_numpy(stock(x))
+    np.testing.assert_allclose(ours, by_hand, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_layer_normalization_is_computed_in_float32():
     x = np.array([[300.0, 301.0, 302.0, 305.0]], "float32")  # squares exceed float16
     half = LayerNormalization(dtype="mixed_float16")(x * 100)
-    np.testing.assert_allclose(np.array(half, "float32"), normalized(x), atol=2e-3)
+    half = ops.convert_to_numpy(half).astype("float32")
+    np.testing.assert_allclose(half, normalized(x), atol=2e-3)
 
 
 def test_layer_normalization_refuses_other_axes():
@@ -113,9 +158,11 @@ def test_sinusoidal_positions_need_an_even_width_and_a_wavelength():
 def test_position_embedding_is_a_slice_of_its_table():
     layer = PositionEmbedding(11)
     x = np.zeros((B, T, D), "float32")
-    whole = np.array(layer(np.zeros((B, 11, D), "float32")))
-    np.testing.assert_array_equal(layer(x), whole[:, :T])
-    np.testing.assert_array_equal(layer(x, start_index=6), whole[:, 6:])
+    whole = ops.convert_to_numpy(layer(np.zeros((B, 11, D), "float32")))
+    first = ops.convert_to_numpy(layer(x))
+    np.testing.assert_array_equal(first, whole[:, :T])
+    last = ops.convert_to_numpy(layer(x, start_index=6))
+    np.testing.assert_array_equal(last, whole[:, 6:])
 
 
 def test_position_embedding_refuses_positions_that_it_has_not():
@@ -137,7 +184,8 @@ def test_positions_may_begin_below_the_first_row():
     table = ops.convert_to_numpy(layer.embeddings)
     assert table.shape == (10, 4)
     np.testing.assert_array_equal(found, table[None, 3:8])
-    np.testing.assert_array_equal(layer(x[:, :2], start_index=5), table[None, 8:])
+    found = ops.convert_to_numpy(layer(x[:, :2], start_index=5))
+    np.testing.assert_array_equal(found, table[None, 8:])
     again = PositionEmbedding.from_config(layer.get_config())
     assert again.offset == 3
     with pytest.raises(ValueError, match="8"):
@@ -149,7 +197,7 @@ def test_positions_may_begin_below_the_first_row():
 def test_segment_embedding_is_a_lookup():
     layer = SegmentEmbedding(3, D)
     ids = np.array([[0, 2, 1], [1, 1, 0]])
-    rows = np.array(layer(ids))
+    rows = ops.convert_to_numpy(layer(ids))
     np.testing.assert_array_equal(rows, layer.get_weights()[0][ids])
 
 
@@ -164,7 +212,8 @@ def test_embedding_sum_is_the_normalized_sum(width):
     if width != D:
         expected = expected @ ops.convert_to_numpy(layer.projection.kernel)
     assert (layer.projection is None) == (width == D)
-    np.testing.assert_allclose(layer(x, segment_ids=ids), expected, atol=1e-4)
+    found = ops.convert_to_numpy(layer(x, segment_ids=ids))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_embedding_sum_says_when_segments_are_missing_or_superfluous():
@@ -189,7 +238,9 @@ def test_feed_forward_is_its_formula():
     w1, b1, w2, b2 = (floats(*w.shape) for w in layer.weights)
     layer.set_weights([w1, b1, w2, b2])
     by_hand = gelu(x @ w1 + b1) @ w2 + b2
-    np.testing.assert_allclose(layer(x), by_hand, rtol=1e-4, atol=1e-4)
+    for training in (False, True):
+        found = ops.convert_to_numpy(layer(x, training=training))
+        np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="intermediate_dim=0"):
         FeedForward(0)
 
@@ -200,7 +251,8 @@ def test_pooler_reads_the_first_token():
     layer(x)
     kernel, bias = floats(D, 7), floats(7)
     layer.set_weights([kernel, bias])
-    np.testing.assert_allclose(layer(x), np.tanh(x[:, 0] @ kernel + bias), atol=1e-5)
+    found = ops.convert_to_numpy(layer(x))
+    np.testing.assert_allclose(found, np.tanh(x[:, 0] @ kernel + bias), atol=1e-5)
     with pytest.raises(ValueError, match="hidden_dim=-1"):
         Pooler(-1)
 
@@ -234,7 +286,8 @@ def test_masked_lm_head_by_hand():
     bias = floats(11)
     head.bias.set_weights([bias])
     expected = h @ ops.convert_to_numpy(table.embeddings).T + bias
-    np.testing.assert_allclose(head(x, positions), expected, atol=1e-4)
+    found = ops.convert_to_numpy(head(x, positions))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     assert norm.epsilon == 1e-12
     with pytest.raises(ValueError, match='encoder.get_layer."token_embedding"'):
         MaskedLMHead(keras.layers.Dense(3))
@@ -244,7 +297,8 @@ def test_vocabulary_bias_adds():
     layer = VocabularyBias()
     layer(np.zeros((B, 11)))
     layer.set_weights([np.arange(11)])
-    np.testing.assert_array_equal(layer(np.ones((B, 11))), [np.arange(11) + 1] * B)
+    found = ops.convert_to_numpy(layer(np.ones((B, 11))))
+    np.testing.assert_array_equal(found, [np.arange(11) + 1] * B)
 
 
 def test_layer_normalization_has_the_gradient_of_keras_in_training():
