@@ -231,7 +231,7 @@ def search_by_hand(decoder, prompt, num_steps, num_beams, **more):
         {
             "prompt_ids": np.array([prompt]),
             "prompt_lengths": np.array([len(prompt)]),
-            "limits": np.array([num_steps]),
+            "limits": ops.array([num_steps]),
             "rules": {},
             "length_penalty": np.float32(0.6),
             "length_offset": np.float32(5),
