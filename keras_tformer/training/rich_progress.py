@@ -93,7 +93,9 @@ class RichProgress(keras.callbacks.Callback):
         if self._bar:
             self._bar.stop()
         if self._done == 0:
-            text = f"nothing left to do after epoch {self._epoch}"
+            # A callback after this one in the list may be what resumed the run.
+            finished = max(self._epoch, self.params["epochs"])
+            text = f"nothing left to do after epoch {finished}"
         else:
             text = (
                 f"epoch {self._epoch + 1}/{self.params['epochs']}, {self._done} steps "

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tformer.training import RichProgress
+from keras_tformer.training import ResumeFromCheckpoint, RichProgress
 
 
 class Terminal(io.StringIO):
@@ -13,13 +13,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def fit(progress, **arguments):
+def fit(*callbacks, **arguments):
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     model.compile("sgd", "mse")
     x, y = np.ones((35, 3)), np.ones((35, 2))
     model.fit(
-        x, y, batch_size=5, epochs=2, verbose=0, callbacks=[progress], **arguments
+        x, y, batch_size=5, epochs=2, verbose=0, callbacks=list(callbacks), **arguments
     )
 
 
@@ -68,6 +68,15 @@ def test_counts_the_steps_of_a_dataset_without_a_length():
     model.fit(batches(), verbose=0, callbacks=[RichProgress("toy", 1e-9, stream=out)])
     assert "step 2/?" in out.getvalue()
     assert "epoch 1/1, 6 steps" in out.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("resumes_first", [True, False])
+def test_says_after_which_epoch_nothing_was_left(tmp_path, resumes_first):
+    for line in (r"toy: epoch 2/2, 14 steps.*", "toy: nothing left .* epoch 2"):
+        out = io.StringIO()
+        callbacks = [ResumeFromCheckpoint(tmp_path), RichProgress("toy", stream=out)]
+        fit(*(callbacks if resumes_first else reversed(callbacks)))
+        assert re.fullmatch(line + "\n", out.getvalue())
 
 
 def test_interval_of_zero_is_refused():
