@@ -17,20 +17,21 @@ def repair_dropout():
     Example:
         >>> repair_dropout()
     """
-    import keras
+    from keras.src.backend.tensorflow import random
 
-    replace(keras.random.SeedGenerator, "next", _next)
+    replace(random, "draw_seed", _draw_seed)
 
 
-def _next(original):
-    def next(self, ordered=True):
+def _draw_seed(original):
+    def draw_seed(seed):
         import tensorflow as tf
 
-        seed = original(self, ordered)
+        drawn = original(seed)
         context = one_of_several_replicas()
-        if context is None:
-            return seed
-        replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
-        return seed + tf.stack([replica * STRIDE, tf.zeros_like(replica)])
+        if context is None or isinstance(seed, int):
+            return drawn
+        replica = tf.cast(context.replica_id_in_sync_group, "int64")
+        shift = tf.stack([replica * STRIDE, tf.zeros_like(replica)])
+        return tf.cast(drawn, "int64") + shift
 
-    return next
+    return draw_seed

@@ -2,7 +2,11 @@
 
 import keras
 
-from keras_tformer.layers.activations import activation_name, get_activation
+from keras_tformer.layers.activations import (
+    activation_name,
+    get_activation,
+    in_training,
+)
 from keras_tformer.layers.argument_checks import require_positive, require_share
 from keras_tformer.layers.dropout import Dropout
 from keras_tformer.layers.initializers import fresh_initializer
@@ -69,12 +73,13 @@ class FeedForward(keras.layers.Layer):
         self.output_dense = self._dense(hidden_dim, "output", inner_shape)
         self.built = True
 
-    def call(self, inputs):
-        rows = self.activation(self.intermediate_dense(to_rows(inputs)))  # (B * T, F)
+    def call(self, inputs, training=False):
+        activation = in_training(self.activation) if training else self.activation
+        rows = activation(self.intermediate_dense(to_rows(inputs)))  # (B * T, F)
         rows = self.output_dense(self.dropout_layer(rows))
         return from_rows(rows, sequence_length(inputs))  # (B, T, D)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs, training=False):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):

@@ -48,7 +48,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
         gamma = ops.cast(self.gamma, x.dtype) if self.scale else None
         beta = ops.cast(self.beta, x.dtype) if self.center else None
         if training and self.scale and self.center:
-            outputs = _normalize_in_training(x, gamma, beta, self.epsilon)
+            outputs = _scaled_in_training(x, gamma, self.epsilon)
+            outputs = ops.add(outputs, beta)  # BiasAdd on TensorFlow
         else:
             outputs, _ = _normalized(x, self.epsilon)
             outputs = outputs if gamma is None else outputs * gamma
@@ -65,9 +66,9 @@ def _normalized(x, epsilon):
     return centred * scale, scale
 
 
-def _normalize_in_training(x, gamma, beta, epsilon):
+def _scaled_in_training(x, gamma, epsilon):
     @ops.custom_gradient
-    def normalize(x, gamma, beta):
+    def normalize(x, gamma):
         normed, scale = _normalized(x, epsilon)
 
         def gradient(*args, upstream=None):
@@ -78,9 +79,8 @@ def _normalize_in_training(x, gamma, beta, epsilon):
             along = ops.mean(to_normed * normed, axis=-1, keepdims=True)  # (..., 1)
             to_x = to_normed - ops.mean(to_normed, axis=-1, keepdims=True)
             to_x = (to_x - normed * along) * scale
-            to_gamma = ops.sum(upstream * normed, axis=summed)  # (D,)
-            return to_x, to_gamma, ops.sum(upstream, axis=summed)
+            return to_x, ops.sum(upstream * normed, axis=summed)  # (..., D), (D,)
 
-        return normed * gamma + beta, gradient
+        return normed * gamma, gradient
 
-    return normalize(x, gamma, beta)
+    return normalize(x, gamma)

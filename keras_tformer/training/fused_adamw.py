@@ -80,6 +80,14 @@ class FusedAdamW(keras.optimizers.AdamW):
             learning_rate = self._scalars(learning_rate)
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync == 1:
+            return grads_and_vars  # Keras copies each: an operation a variable
+        return super()._all_reduce_sum_gradients(grads_and_vars)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         factor = self._factors[index]
