@@ -11,9 +11,9 @@ class Dropout(keras.layers.Dropout):
 
     Srivastava et al. 2014, section 4. The same arguments, state and distribution as
     `keras.layers.Dropout`. The mask is drawn as the rounded-down value of a uniform
-    number and multiplied with the input, so that the gradient is one product: little
-    more than half of the operations to trace on TensorFlow, where three dropouts in
-    every block are a quarter of a training step's graph.
+    number and multiplied with the input, so that the gradient is one product: a
+    quarter fewer operations to trace on TensorFlow, where three dropouts in every block
+    are a quarter of a training step's graph.
 
     Args:
         rate: float in [0, 1), share of values dropped.
