@@ -190,7 +190,7 @@ def comments(rows, num_texts):
     ratio = by_stage["float32 .tflite"]["bytes"] / int8["bytes"]
     # Of two scores on as many texts, were they independent.
     error = 100 * (2 * tuned * (1 - tuned) / num_texts) ** 0.5
-    if abs(points) < 2 * error:
+    if abs(points) <= 2 * error:
         verdict = "makes no difference that this test part could show"
     else:
         verdict = "helped" if points > 0 else "did harm"

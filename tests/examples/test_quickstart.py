@@ -90,7 +90,7 @@ def test_killed_run_goes_on_and_ends_with_a_verified_table(tmp_path):
     table = write_table(tmp_path / "data.csv")
     output = tmp_path / "output"
     arguments = command(
-        "--data", table, "--output", output, "--size", "tiny", "--steps", 200
+        "--data", table, "--output", output, "--size", "tiny", "--steps", 300
     )
     started = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
