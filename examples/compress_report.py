@@ -6,6 +6,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 from rich.console import Console
 from rich.table import Table
 
@@ -71,6 +72,10 @@ def draw(file, rows, title, rungs):
             )
     axes.axhline(rows[0]["score"], color="grey", ls=":")
     axes.set(title=title, xlabel="gzip size, kB", ylabel="dev score, %", xscale="log")
+    sizes = matplotlib.ticker.StrMethodFormatter("{x:,.0f}")  # not 5 x 10^2
+    axes.xaxis.set_major_formatter(sizes)
+    axes.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
+    axes.xaxis.set_minor_formatter(sizes)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
