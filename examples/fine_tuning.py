@@ -11,7 +11,7 @@ import keras
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 import keras_tformer as kt
 
@@ -193,7 +193,13 @@ def draw_curves(file, history):
                 epochs = range(1, len(history[key]) + 1)
                 axis.plot(epochs, history[key], marker="o", label=label)
         axis.set(title=name.removeprefix("val_"), xlabel="epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        if name.endswith("perplexity"):  # its beginning would hide the rest
+            numbers = ticker.StrMethodFormatter("{x:,.0f}")
+            axis.set_yscale("log")
+            axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+            axis.yaxis.set_major_formatter(numbers)
+            axis.yaxis.set_minor_formatter(numbers)
         axis.legend()
     figure.tight_layout()
     figure.savefig(file, format="png", dpi=120)

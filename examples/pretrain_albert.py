@@ -1,7 +1,8 @@
 """Pretrains ALBERT on text: masked words and the order of sentences.
 
     python examples/pretrain_albert.py --output albert           # the embedded corpus
-    python examples/pretrain_albert.py --data wiki.txt --output albert --steps 20000
+    python examples/pretrain_albert.py --data wiki.txt --output albert --steps 20000 \\
+        --sine-positions --jit-compile
     python examples/pretrain_albert.py --data texts/ --size base --optimizer lamb \\
         --learning-rate 1.76e-3 --batch-size 4096 --steps 112500 --second-steps 12500 \\
         --masking ngram --precision mixed_bfloat16 --output albert   # the paper's
@@ -28,10 +29,10 @@ SIZES = {
     },
     "cpu": {
         "embedding_dim": 64,
-        "num_layers": 4,
+        "num_layers": 3,
         "num_heads": 4,
-        "hidden_dim": 192,
-        "intermediate_dim": 768,
+        "hidden_dim": 128,
+        "intermediate_dim": 512,
         **COMMON,
     },
     "small": {

@@ -1,7 +1,8 @@
 """Pretrains BERT on text: masked words and whether one text follows another.
 
     python examples/pretrain_bert.py --output bert               # the embedded corpus
-    python examples/pretrain_bert.py --data wiki.txt --output bert --steps 20000
+    python examples/pretrain_bert.py --data wiki.txt --output bert --steps 20000 \\
+        --sine-positions --jit-compile
     python examples/pretrain_bert.py --data texts/ --size base --learning-rate 1e-4 \\
         --batch-size 256 --steps 900000 --second-steps 100000 --second-batch-size 256 \\
         --masking subword --precision mixed_bfloat16 --output bert   # the paper's
@@ -18,10 +19,10 @@ import keras_tformer as kt
 
 SIZES = {
     "cpu": {
-        "num_layers": 4,
+        "num_layers": 3,
         "num_heads": 4,
-        "hidden_dim": 192,
-        "intermediate_dim": 768,
+        "hidden_dim": 128,
+        "intermediate_dim": 512,
         "max_sequence_length": 512,
         "initializer_range": 0.05,  # 0.02 is meant for widths of 768 and more
     },

@@ -42,6 +42,8 @@ def parser(description, learning_rate):
     add("--learning-rate", type=float, default=learning_rate)
     add("--masking", choices=("subword", "whole_word", "ngram"), default="whole_word")
     add("--mask-share", type=float, default=0.15)
+    add("--sine-positions", action="store_true", help="short runs need it to learn")
+    add("--jit-compile", action="store_true", help="XLA: for long runs, also on CPUs")
     add("--precision", default="float32", help="or mixed_bfloat16, mixed_float16")
     add("--epoch-steps", type=int, default=200, help="from one score to the next")
     add("--strategy", default="auto", help="a name for kt.distribute.get_strategy")
@@ -104,12 +106,15 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
     total = options.steps + options.second_steps
     with scope(options.strategy):
         encoder = make_encoder()
+        if options.sine_positions:
+            start_as_sines(encoder)
         model = add_heads(encoder)
         schedule = kt.training.LinearWarmup(options.learning_rate, total // 10, total)
         optimizer = getattr(kt.training, options.optimizer)(schedule)
         arguments = kt.training.compile_arguments(task)
         arguments["weighted_metrics"]["masked_lm"].append(kt.training.Perplexity())
-        model.compile(optimizer, **arguments)
+        jit_compile = options.jit_compile or "auto"
+        model.compile(optimizer, jit_compile=jit_compile, **arguments)
     histories, scores = {}, {}
     for name, steps, length, batch_size in (
         ("first", options.steps, options.sequence_length, options.batch_size),
@@ -160,6 +165,13 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         scores[name] = model.evaluate(held_out, verbose=0, return_dict=True)
         print(name, "phase, held out:", in_words(scores[name]))
     save(options.output, encoder, scores, histories)
+
+
+def start_as_sines(encoder):
+    """From random positions, short runs do not learn which tokens are neighbours."""
+    positions = encoder.get_layer("embeddings").position_embedding.embeddings
+    sines = kt.layers.SinusoidalPositionEncoding()
+    positions.assign(0.1 * sines(keras.ops.zeros((1, *positions.shape)))[0])
 
 
 def scope(strategy):
