@@ -195,5 +195,6 @@ def test_albert_in_two_phases_then_fine_tuned_and_as_embedder(
 
 
 def test_bert_with_next_sentence(tmp_path):
-    _, scores = pretrained(tmp_path, "pretrain_bert")
+    choices = "--sine-positions", "--jit-compile"
+    _, scores = pretrained(tmp_path, "pretrain_bert", *choices)
     assert 0 <= scores["held_out"]["first"]["next_sentence_accuracy"] <= 1
