@@ -8,9 +8,9 @@ import numpy as np
 from keras_tformer.export.files import full_disk_explained
 from keras_tformer.export.flatbuffer import custom_operators, parse
 from keras_tformer.export.float_operators import float_operators
-from keras_tformer.export.packing import pack, shorten_names
+from keras_tformer.export.packing import pack, shorten_names, take_out_unread
 from keras_tformer.export.symmetric_ranges import make_symmetric
-from keras_tformer.export.tables import empty_unread, share_tables, store_summands
+from keras_tformer.export.tables import share_tables, store_summands
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
 from keras_tformer.export.tracing import model_variables
 
@@ -82,7 +82,7 @@ def convert(model, functions, quantization, is_aware, sparse, feed, integer_only
     share_tables(parsed, in_int8=quantization == "int8")
     if quantization == "int8":
         store_summands(parsed)
-    empty_unread(parsed)
+    take_out_unread(parsed)
     shorten_names(parsed)
     return pack(parsed)
 

@@ -17,16 +17,53 @@ def pack(model):
     return bytes(builder.Output())
 
 
-def shorten_names(model):
-    """Name inner tensors after the layer and operation that made them.
+def take_out_unread(model):
+    """Take out constants that nothing reads and what is kept for none; in place.
 
-    The converter names them after the whole path of all that were fused.
+    The converter gives every activation a buffer and quantization parameters, of its
+    own and empty. The format's first buffer is the empty one for all of them.
+    """
+    buffers, places = model.buffers[:1], {}
+
+    def place_of(index):
+        if model.buffers[index].data is None:
+            return 0
+        if index not in places:
+            places[index] = len(buffers)
+            buffers.append(model.buffers[index])
+        return places[index]
+
+    for graph in model.subgraphs:
+        used = {*map(int, graph.inputs), *map(int, graph.outputs)}
+        for operator in graph.operators:
+            used.update(map(int, [*operator.inputs, *operator.outputs]))
+        for index, tensor in enumerate(graph.tensors):
+            tensor.buffer = place_of(tensor.buffer) if index in used else 0
+            ranges = tensor.quantization
+            if index not in used or (ranges is not None and _is_empty(ranges)):
+                tensor.quantization = None
+    for part in model.metadata or ():
+        part.buffer = place_of(part.buffer)
+    model.buffers = buffers
+
+
+def _is_empty(ranges):
+    parts = (ranges.scale, ranges.zeroPoint, ranges.min, ranges.max, ranges.details)
+    return all(part is None for part in parts)
+
+
+def shorten_names(model):
+    """Name inner tensors after the layer that made them.
+
+    The converter names them after the whole path of all that were fused, down to the
+    operation, which the operator itself tells, and numbers the constants that it makes.
     """
     for graph in model.subgraphs:
         named = {*map(int, graph.inputs), *map(int, graph.outputs)}
         for index, tensor in enumerate(graph.tensors):
             if index not in named:
-                tensor.name = b"/".join(tensor.name.split(b";")[-1].split(b"/")[-2:])
+                path = tensor.name.split(b";")[-1].split(b"/")
+                tensor.name = path[-2] if len(path) > 1 else b""
 
 
 def _sharing_builder(initial_size):

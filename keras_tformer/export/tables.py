@@ -82,23 +82,6 @@ def store_summands(model):
                 _dequantize(model, graph, operator, source, int(index))
 
 
-def empty_unread(model):
-    """Take out the constants that nothing reads any more; in place."""
-    read = {part.buffer for part in model.metadata or ()}
-    for graph in model.subgraphs:
-        used = {*map(int, graph.inputs), *map(int, graph.outputs)}
-        for operator in graph.operators:
-            used.update(map(int, [*operator.inputs, *operator.outputs]))
-        for index, tensor in enumerate(graph.tensors):
-            if index in used:
-                read.add(tensor.buffer)
-            else:
-                tensor.quantization = None  # a scale for each row of a table
-    for index, buffer in enumerate(model.buffers):
-        if index not in read:
-            buffer.data = None
-
-
 def _look_up_in_int8(model, graph, lookup):
     """GATHER in a float table -> GATHER in an int8 table, then DEQUANTIZE."""
     table, rows = (graph.tensors[i] for i in (lookup.inputs[0], lookup.outputs[0]))

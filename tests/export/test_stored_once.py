@@ -5,7 +5,15 @@ import pytest
 from conftest import LENGTH, SIZES
 
 from keras_tformer import export
-from keras_tformer.models import BERT_SIZES, bert_encoder, masked_lm
+from keras_tformer.export import conversion, flatbuffer
+from keras_tformer.export.packing import pack
+from keras_tformer.models import (
+    BERT_SIZES,
+    albert_encoder,
+    bert_encoder,
+    masked_lm,
+    sequence_classifier,
+)
 
 pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_litert")
 
@@ -135,3 +143,101 @@ def test_int8_is_at_most_027_of_float32(tmp_path):
         for quantization in (None, "int8")
     )
     assert small <= 0.27 * whole
+
+
+@pytest.fixture
+def as_converted(monkeypatch):
+    """A list to which every conversion adds the file before anything is taken out."""
+    files = []
+
+    def take_out(model):
+        files.append(pack(model))
+        take_out_unread(model)
+
+    take_out_unread = conversion.take_out_unread
+    monkeypatch.setattr(conversion, "take_out_unread", take_out)
+    return files
+
+
+def assert_nothing_read_was_taken_out(file, whole, data):
+    """The outputs are the same to the last bit, whoever runs the operators."""
+    original = file.with_suffix(".whole")
+    original.write_bytes(whole)
+    assert file.stat().st_size < len(whole)
+    for delegate in (True, False):
+        ours, theirs = (
+            export.predict(part, data, use_default_delegate=delegate)
+            for part in (file, original)
+        )
+        for name, expected in theirs.items():
+            assert np.ptp(expected) > 0
+            np.testing.assert_array_equal(ours[name], expected)
+    ours, theirs = (export.report(part, show=False) for part in (file, original))
+    for key in ("operators", "macs_by_dtype", "inputs", "outputs", "weight_bytes"):
+        assert ours[key] == theirs[key]
+    assert ours["delegate_partitions"] == theirs["delegate_partitions"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "dynamic_range"])
+def test_what_is_taken_out_of_a_file_with_a_loop_is_not_read(
+    shared_classifier, examples, as_converted, tmp_path, quantization
+):
+    file = tmp_path / "model.tflite"
+    report = export.to_tflite(
+        shared_classifier, file, sequence_length=LENGTH, quantization=quantization
+    )
+    assert "WHILE" in report["operators"]
+    assert_nothing_read_was_taken_out(file, as_converted[0], examples)
+
+
+@pytest.mark.slow
+def test_a_small_quantization_aware_albert_is_at_most_027_of_float32(
+    as_converted, tmp_path
+):
+    """The shape of `benchmarks/int8_accuracy.py`: 0.61 million weights, two calls."""
+    compress = pytest.importorskip("keras_tformer.compress", reason="quantizes")
+    length, channels, units = 48, 128, 512
+    encoder = albert_encoder(
+        vocabulary_size=6000,
+        embedding_dim=64,
+        num_layers=2,
+        num_heads=4,
+        hidden_dim=channels,
+        intermediate_dim=units,
+        max_sequence_length=length,
+        sequence_length=length,
+        initializer_range=0.05,
+    )
+    model = sequence_classifier(encoder, num_classes=2)
+    generator = np.random.default_rng(7)
+    for weight in model.weights:  # biases and scales as after training
+        if len(weight.shape) == 1:
+            weight.assign(weight.numpy() + generator.normal(0, 0.1, weight.shape))
+    ids = generator.integers(5, 6000, (40, length)).astype("int32")
+    data = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": 0 * ids + 1}
+    data["padding_mask"][:20, 31:] = 0
+    aware = compress.calibrate(compress.quantize_model(model), [(data, ids[:, 0])])
+    file = tmp_path / "model.tflite"
+    whole, small = (
+        export.to_tflite(
+            source, file, sequence_length=length, quantization=mode, verify=False
+        )["size_bytes"]
+        for source, mode in ((model, None), (aware, "int8"))
+    )
+    assert small <= 0.27 * whole
+    assert_nothing_read_was_taken_out(file, as_converted[1], data)
+    scales, points = {}, {}
+    tensors = flatbuffer.read_model(str(file)).subgraphs[0].tensors
+    assert any(b"layer_0.feed_forward.intermediate" in part.name for part in tensors)
+    for tensor in tensors:
+        ranges = tensor.quantization
+        if ranges is not None and len(ranges.scale) > 1:
+            scales[ranges.scale.ctypes.data] = len(ranges.scale)
+            points[ranges.zeroPoint.ctypes.data] = len(ranges.zeroPoint)
+            assert not ranges.zeroPoint.any()
+    # The block's kernels once, its biases at each call with its input's range.
+    block = 5 * channels + units
+    others = 2 * channels + 2  # of the wide embedding, the pooler and the classes
+    assert sum(scales.values()) == block + 2 * block + 2 * others
+    assert sorted(points.values()) == [2, channels, units]
