@@ -1,5 +1,6 @@
 """One call of TensorFlow's converter: graphs in, the bytes of a `.tflite` out."""
 
+import itertools
 import tempfile
 import warnings
 
@@ -9,7 +10,11 @@ from keras_tformer.export.files import full_disk_explained
 from keras_tformer.export.flatbuffer import custom_operators, parse
 from keras_tformer.export.float_operators import float_operators
 from keras_tformer.export.packing import pack, shorten_names, take_out_unread
-from keras_tformer.export.symmetric_ranges import make_symmetric
+from keras_tformer.export.ranges import (
+    cut_masked_scores,
+    make_symmetric,
+    measure_ranges,
+)
 from keras_tformer.export.tables import share_tables, store_summands
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
 from keras_tformer.export.tracing import model_variables
@@ -50,24 +55,28 @@ def convert(model, functions, quantization, is_aware, sparse, feed, integer_only
             scratch, signature_keys=list(functions)
         )
         _set_mode(tf, converter, quantization, is_aware, sparse)
+        registerers = []
         if SIGNATURE in functions:
             converter.allow_custom_ops = True
             # The interpreter that measures ranges must load the tokenizer, too.
+            registerers = text_operators()
             spec = converter.target_spec
-            spec._experimental_custom_op_registerers = text_operators()
+            spec._experimental_custom_op_registerers = registerers
         if feed is not None and quantization in ("int8", "int16x8"):
             converter.representative_dataset = feed
-            # The ranges alone: then the choice of what becomes int8 is ours.
+            # A float graph to measure: then the choice of what becomes int8 is ours.
             if quantization == "int8":
                 converter._experimental_calibrate_only = True
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
+                converter.representative_dataset = lambda: itertools.islice(feed(), 1)
         try:
             with warnings.catch_warnings():
                 # The converter calibrates with its own interpreter, not by our choice.
                 warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is dep")
                 content = converter.convert()
-            if converter._experimental_calibrate_only:
-                content = _quantize(content, sparse, integer_only)
+                if converter._experimental_calibrate_only:
+                    measured = measure_ranges(content, feed, registerers)
+                    content = _quantize(measured, sparse, integer_only)
         except Exception as error:
             advice = ""
             if quantization == "int16x8":
@@ -87,12 +96,12 @@ def convert(model, functions, quantization, is_aware, sparse, feed, integer_only
     return pack(parsed)
 
 
-def _quantize(content, sparse, integer_only):
-    """A float file with measured ranges as int8, but for `float_operators`."""
+def _quantize(measured, sparse, integer_only):
+    """A parsed float file with its ranges as int8, but for `float_operators`."""
     from tensorflow.lite.python.convert import mlir_quantize, mlir_sparsify
 
-    measured = parse(content)
     make_symmetric(measured)
+    cut_masked_scores(measured)
     kept = float_operators(measured, integer_only)
     content = mlir_quantize(pack(measured), denylisted_nodes=kept)
     return mlir_sparsify(content) if sparse else content

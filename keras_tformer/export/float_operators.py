@@ -20,12 +20,29 @@ def float_operators(model, integer_only):
     """
     names = set()
     for graph in model.subgraphs:
-        kept = [part for pair in tied_operators(model, graph) for part in pair]
+        kept = []
+        for lookup, product in tied_operators(model, graph):
+            kept += [lookup, product, *_reshapes_before(model, graph, product)]
         if not integer_only:
             kept += _normalizations(model, graph)
         for operator in kept:
             names.add(graph.tensors[operator.outputs[0]].name.decode())
     return sorted(names)
+
+
+def _reshapes_before(model, graph, operator):
+    """The RESHAPEs of what an operator reads, which would round it for nothing."""
+    makers = {
+        int(index): part
+        for part in named_operators(model, graph)
+        for index in part[1].outputs
+    }
+    found = []
+    name, maker = makers.get(int(operator.inputs[0]), ("", None))
+    while name == "RESHAPE":
+        found.append(maker)
+        name, maker = makers.get(int(maker.inputs[0]), ("", None))
+    return found
 
 
 def _normalizations(model, graph):
@@ -55,7 +72,7 @@ def _normalizations(model, graph):
         sums = [part for start in mean for part in makers_of(start, "ADD")]
         while sums:
             found.append(sums.pop())
-            sums += makers_of(found[-1], "ADD")
+            sums += makers_of(found[-1], "ADD", "MUL")  # scaled embeddings
         products = [root]
         while products:  # times the scale and gamma, then plus beta
             found.append(products.pop())

@@ -14,13 +14,18 @@ import time
 import urllib.error
 import urllib.request
 
+import keras
+import numpy as np
 import pytest
 
+from keras_tformer.export import to_tflite
+from keras_tformer.models import albert_encoder, sequence_classifier
 from keras_tformer.text import WordPieceTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WEB = ROOT / "examples" / "web"
 CARD = ROOT / "savedmodels" / "quickstart" / "classifier_int8.json"
+LOADING = "Loading the model ..."
 SENTENCE = "Returns the element-wise square of a Keras tensor."
 TEXTS = [
     "",
@@ -86,25 +91,67 @@ def test_its_ids_are_the_tokenizers(card):
         assert [row[name] for row in answer["packed"]] == ids.tolist(), name
 
 
-@pytest.mark.slow
-def test_a_sentence_typed_in_chromium(card):
+@pytest.fixture(scope="module")
+def driver():
     if not (WEB / "node_modules" / "@litertjs" / "core").is_dir():
         pytest.skip("needs LiteRT's web runtime: npm install in examples/web")
-    driver = shutil.which("chromedriver") or pytest.skip("needs chromium-driver")
     shutil.which("chromium") or pytest.skip("needs chromium")
-    with served(ROOT) as address, browser(driver) as session:
-        session("url", url=f"{address}/examples/web/")
-        wait_for(lambda: text_of(session, "#status") == "Type a sentence.")
+    return shutil.which("chromedriver") or pytest.skip("needs chromium-driver")
+
+
+@pytest.mark.slow
+def test_a_sentence_typed_in_chromium(driver):
+    assert_page_answers(driver, CARD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "dynamic_range", "int8"])
+def test_a_loop_of_shared_calls_in_chromium(driver, quantization, tmp_path):
+    """Twelve calls of one block: a WHILE operator, which some runtimes lack."""
+    pytest.importorskip("ai_edge_litert", reason="the file is proved on it")
+    keras.utils.set_random_seed(3)
+    tokenizer = WordPieceTokenizer(CARD.parent / "vocab.txt")
+    encoder = albert_encoder(
+        vocabulary_size=tokenizer.vocabulary_size,
+        embedding_dim=16,
+        num_layers=12,
+        num_heads=2,
+        hidden_dim=36,
+        intermediate_dim=48,
+        max_sequence_length=31,
+        initializer_range=0.3,  # shares that differ as a trained model's do
+    )
+    generator = np.random.default_rng(5)
+    ids = generator.integers(5, tokenizer.vocabulary_size, (40, 31)).astype("int32")
+    result = to_tflite(
+        sequence_classifier(encoder, num_classes=3),
+        tmp_path / "model.tflite",
+        sequence_length=31,
+        quantization=quantization,
+        loop_shared_layers=True,
+        representative_data=dict.fromkeys(encoder.input, 0 * ids + 1)
+        | {"token_ids": ids, "segment_ids": 0 * ids},
+        tokenizer=tokenizer,
+        class_names=["first", "second", "third"],
+    )
+    assert result["operators"]["WHILE"]
+    assert_page_answers(driver, pathlib.Path(result["card"]))
+
+
+def assert_page_answers(driver, card):
+    """The page shows the bars that `examples/run_tflite.py` prints."""
+    with served(ROOT, card.parent) as address, browser(driver) as session:
+        session("url", url=f"{address}/examples/web/?card=/card/{card.name}")
+        wait_for(lambda: text_of(session, "#status") not in ("", LOADING))
+        assert text_of(session, "#status") == "Type a sentence."
         box = element(session, "#text")
         session(f"element/{box}/value", text=SENTENCE)
         script = "return document.getElementById('bars').dataset.text"
         wait_for(lambda: session("execute/sync", script=script, args=[]) == SENTENCE)
         shown = text_of(session, "#bars").split("\n")
+    command = [sys.executable, ROOT / "examples/run_tflite.py", "--model", card]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "run_tflite.py"), SENTENCE],
-        capture_output=True,
-        text=True,
-        check=True,
+        [*map(str, command), SENTENCE], capture_output=True, text=True, check=True
     )
     expected = [line.split() for line in done.stdout.splitlines()]
     assert shown[0::2] == [name for _, name in expected]
@@ -113,13 +160,20 @@ def test_a_sentence_typed_in_chromium(card):
 
 
 @contextlib.contextmanager
-def served(folder):
+def served(folder, card_folder):
+    """The address of a server of a folder, and of another one as `/card`."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         extensions_map = {
             **http.server.SimpleHTTPRequestHandler.extensions_map,
             ".js": "text/javascript",
             ".wasm": "application/wasm",
         }
+
+        def translate_path(self, path):
+            if path.startswith("/card/"):
+                return str(card_folder / path.removeprefix("/card/"))
+            return super().translate_path(path)
 
         def log_message(self, *arguments):
             pass

@@ -1,0 +1,113 @@
+"""Ranges of activations that int8 can use, measured in a float file."""
+
+import numpy as np
+
+from keras_tformer.export.flatbuffer import is_float, named_operators, parse
+from keras_tformer.export.packing import pack
+
+# exp(-10) is what a masked position weighs beside the best one in the worst of cases:
+# less than a hundredth of the step of an int8 softmax, 1 / 256.
+FAR_BELOW = np.float32(10)
+
+
+def measure_ranges(content, feed, custom_operators=()):
+    """Run a float file on examples, and note the least and largest of all activations.
+
+    TensorFlow's calibrator looks at what an operator reads once more after it has run.
+    Where the runtime computed a sum or a product in the place of its input, it takes
+    the one for the other, and the range is too wide (tensorflow issue 127842: scores
+    get the range of masked scores, embeddings that of scaled ones). What a graph
+    returns stays in a place of its own, so here graphs return all that they compute.
+
+    Args:
+        content: bytes of a file that the converter has measured once.
+        feed: function that yields `(signature, {input name: array})`.
+        custom_operators: what registers operators that LiteRT does not have.
+
+    Returns:
+        The parsed file, a `ModelT`. What is inside of loops is measured by the
+        calibrator alone: a loop's graph returns what it takes.
+    """
+    from tensorflow.lite.python.optimize.calibrator import Calibrator
+
+    model = parse(content)
+    outputs = [graph.outputs for graph in model.subgraphs]
+    for graph in _graphs_outside_of_loops(model):
+        made = [int(i) for operator in graph.operators for i in operator.outputs]
+        made = [index for index in made if is_float(graph.tensors[index])]
+        graph.outputs = np.array([*dict.fromkeys([*graph.outputs, *made])], "int32")
+    for graph in model.subgraphs:
+        for tensor in filter(is_float, graph.tensors):
+            tensor.quantization = None
+    calibrator = Calibrator(
+        pack(model), custom_op_registerers_by_func=list(custom_operators)
+    )
+    measured = parse(calibrator.calibrate(feed))
+    for graph, own in zip(measured.subgraphs, outputs, strict=True):
+        graph.outputs = own
+    return measured
+
+
+def _graphs_outside_of_loops(model):
+    inside = set()
+    for graph in model.subgraphs:
+        for name, operator in named_operators(model, graph):
+            if name == "WHILE":
+                options = operator.builtinOptions
+                inside |= {options.condSubgraphIndex, options.bodySubgraphIndex}
+    return [part for i, part in enumerate(model.subgraphs) if i not in inside]
+
+
+def make_symmetric(model):
+    """Give keys and values, the second factors of products, a zero point of 0.
+
+    XNNPACK's int8 product of two activations takes no other: it leaves them to a slow
+    kernel, and cuts the graph in two at each one.
+
+    Args:
+        model: a parsed float file (`ModelT`) with measured ranges; changed in place.
+    """
+    for graph in model.subgraphs:
+        makers = {}
+        for name, operator in named_operators(model, graph):
+            makers.update({int(i): (name, operator) for i in operator.outputs})
+            if name != "BATCH_MATMUL":
+                continue
+            index = int(operator.inputs[1])
+            _widen(graph.tensors[index])
+            # What only moves numbers has one range before and after.
+            while makers.get(index, ("",))[0] in ("RESHAPE", "TRANSPOSE"):
+                index = int(makers[index][1].inputs[0])
+                _widen(graph.tensors[index])
+
+
+def _widen(tensor):
+    ranges = tensor.quantization
+    if ranges is None or ranges.min is None or ranges.max is None:
+        return
+    largest = np.maximum(np.abs(ranges.min), np.abs(ranges.max))
+    # From -128 to 127 steps: with as much on both sides the zero point would be -0.5.
+    ranges.min, ranges.max = -largest * np.float32(128 / 127), largest
+
+
+def cut_masked_scores(model):
+    """Let masked scores of attention end little below the least score that is kept.
+
+    A mask of -30 takes most of the 256 steps, and leaves few to the scores.
+
+    Args:
+        model: a parsed float file (`ModelT`) with measured ranges; changed in place.
+    """
+    for graph in model.subgraphs:
+        makers = {}
+        for name, operator in named_operators(model, graph):
+            makers.update({int(i): (name, operator) for i in operator.outputs})
+            kind, added = makers.get(int(operator.inputs[0]), ("", None))
+            if name != "SOFTMAX" or kind != "ADD":
+                continue
+            for index in map(int, added.inputs):
+                scores = graph.tensors[index].quantization
+                if makers.get(index, ("",))[0] != "BATCH_MATMUL" or scores is None:
+                    continue
+                ranges = graph.tensors[added.outputs[0]].quantization
+                ranges.min = np.maximum(ranges.min, scores.min - FAR_BELOW)
