@@ -7,8 +7,8 @@ from test_trained_heads import MODES, VOCABULARY, run_apart
 
 from keras_tformer import data, export, models, text
 
-LENGTH, ROWS, KEPT = 16, 1500, 100
-EPOCHS = {"causal_lm": 6, "transformer": 14}
+LENGTH, ROWS, KEPT = 16, 2200, 100
+EPOCHS = {"causal_lm": 5, "transformer": 12}
 SIZES = {
     "num_layers": 2,
     "num_heads": 2,
@@ -23,9 +23,9 @@ SIZES = {
 def trained(request):
     """A decoder, rows to calibrate with, and rows of documents that it has not seen."""
     keras.utils.set_random_seed(5)
-    documents = data.deduplicate(data.embedded_corpus(("numpy",), 80))
+    documents = data.deduplicate(data.embedded_corpus(("numpy", "language"), 80))
     train, held_out = data.split_documents(documents, (0.8, 0.2))
-    inputs, following, kept = make_rows(request.param, train, ROWS)
+    inputs, following, asked = make_rows(request.param, train, ROWS)
     rows, truth, told = make_rows(request.param, held_out, KEPT)
     sizes = SIZES | {
         "vocabulary_size": text.WordPieceTokenizer(VOCABULARY).vocabulary_size
@@ -37,17 +37,15 @@ def trained(request):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss)
     epochs = EPOCHS[request.param]
-    model.fit(inputs, following, 32, epochs, verbose=0, sample_weight=kept)
+    model.fit(inputs, following, 32, epochs, verbose=0, sample_weight=asked)
     told = told.astype(bool)
     right = model.predict(rows, verbose=0).argmax(-1) == truth
-    # A language model learns to repeat what was said, not what will be said.
-    least = 0.4 if request.param == "causal_lm" else 0.8
-    assert right[told].mean() > least, right[told].mean()
+    assert right[told].mean() > 0.8, right[told].mean()
     return model, {name: x[:200] for name, x in inputs.items()}, rows, told
 
 
 def make_rows(kind, documents, count):
-    """Inputs, the next tokens, and a mask of those that are there: `count` rows."""
+    """Inputs, the next tokens, and a mask of those that are asked for: `count` rows."""
     texts = [part for document in documents for part in document.paragraphs]
     tokenizer = text.WordPieceTokenizer(VOCABULARY)
     rows = [pieces for pieces in tokenizer.encode(texts) if len(pieces) > 6][:count]
@@ -60,8 +58,9 @@ def make_rows(kind, documents, count):
     following = np.roll(ids, -1, axis=1)
     kept = (following > 0).astype("int32")
     kept[:, -1] = 0
-    if kind == "causal_lm":
-        return {"token_ids": ids, "padding_mask": kept}, following, kept
+    if kind == "causal_lm":  # asked to say again what it was told
+        asked = kept * (np.arange(LENGTH) > 7)
+        return {"token_ids": ids, "padding_mask": kept}, following, asked
     # Reads the words in reverse, and writes them as they were.
     inputs = {
         "encoder_token_ids": following[:, ::-1] * kept[:, ::-1],
@@ -74,7 +73,7 @@ def make_rows(kind, documents, count):
 
 @pytest.mark.slow
 def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
-    model, calibration, rows, kept = trained
+    model, calibration, rows, told = trained
     files = []
     for mode in MODES:
         files.append(tmp_path / f"{mode}.tflite")
@@ -85,20 +84,16 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
             quantization=mode,
             representative_data=calibration,
         )
-    expected = model.predict(rows, verbose=0)[kept]
-    odds = np.exp(expected - expected.max(-1, keepdims=True))
-    is_sure = 1 / odds.sum(-1) > 0.5
+    expected = model.predict(rows, verbose=0)[told]
     for mode, outputs in zip(MODES, run_apart(files, rows, tmp_path), strict=True):
-        logits = outputs["output"][kept]
+        logits = outputs["output"][told]
         if mode in (None, "float16"):
             limit = 1e-4 if mode is None else 1e-2
             scale = max(1, np.abs(expected).max())
             assert np.abs(logits - expected).max() < limit * scale, mode
         else:
             equal = logits.argmax(-1) == expected.argmax(-1)
-            # Where no word is likely, many are as good as the best.
-            assert equal[is_sure].mean() >= 0.98, (mode, equal[is_sure].mean())
-            assert equal.mean() >= 0.94, (mode, equal.mean())
+            assert equal.mean() >= 0.98, (mode, equal.mean())
     folder = tmp_path / "model"
     export.to_saved_model(model, folder)
     export.verify(folder, model, rows, tolerance=1e-5, in_separate_process=True)
