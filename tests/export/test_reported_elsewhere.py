@@ -1,10 +1,13 @@
 """Failures that users of other exporters reported, each against this one."""
 
 import keras
+import numpy as np
 import pytest
 from conftest import LENGTH, SIZES, make_examples
 
 from keras_tformer import export
+from keras_tformer.export import conversion
+from keras_tformer.export.flatbuffer import named_operators
 from keras_tformer.models import albert_encoder, sequence_classifier
 
 pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_litert")
@@ -137,3 +140,35 @@ def test_shared_weights_are_quantized_right(shared_classifier, tmp_path, quantiz
     kinds = report["operators"]["FULLY_CONNECTED"]
     assert sum(n for kind, n in kinds.items() if "int8" in kind) >= calls * 6
     assert report["int8_macs_share"] == 1.0 or quantization == "dynamic_range"
+
+
+def test_ranges_are_those_of_the_tensors(examples, tmp_path, monkeypatch):
+    """tensorflow #127842: inputs get the range of what is computed in their place."""
+    measured = []
+
+    def keep(*arguments):
+        measured.append(measure_ranges(*arguments))
+        return measured[0]
+
+    measure_ranges = conversion.measure_ranges
+    monkeypatch.setattr(conversion, "measure_ranges", keep)
+    ids = keras.Input((LENGTH,), dtype="int32", name="token_ids")
+    table = keras.layers.Embedding(53, 34)
+    hidden = keras.layers.Rescaling(8.0)(table(ids))
+    model = keras.Model({"token_ids": ids}, keras.layers.Dense(37)(hidden))
+    export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization="int8",
+        representative_data={"token_ids": examples["token_ids"]},
+    )
+    (graph,) = measured[0].subgraphs
+    rows = np.asarray(table.embeddings)[np.unique(examples["token_ids"])]
+    (lookup,) = (
+        part for name, part in named_operators(measured[0], graph) if name == "GATHER"
+    )
+    ranges = graph.tensors[lookup.outputs[0]].quantization
+    np.testing.assert_allclose(ranges.min, rows.min(), rtol=1e-6)
+    np.testing.assert_allclose(ranges.max, rows.max(), rtol=1e-6)
+    assert len(graph.outputs) == 1
