@@ -83,7 +83,7 @@ def make_symmetric(model):
 
 def _widen(tensor):
     ranges = tensor.quantization
-    if ranges is None or ranges.min is None or ranges.max is None:
+    if not _is_measured(ranges):
         return
     largest = np.maximum(np.abs(ranges.min), np.abs(ranges.max))
     # From -128 to 127 steps: with as much on both sides the zero point would be -0.5.
@@ -102,12 +102,19 @@ def cut_masked_scores(model):
         makers = {}
         for name, operator in named_operators(model, graph):
             makers.update({int(i): (name, operator) for i in operator.outputs})
-            kind, added = makers.get(int(operator.inputs[0]), ("", None))
-            if name != "SOFTMAX" or kind != "ADD":
+            if name != "SOFTMAX":
                 continue
+            kind, added = makers.get(int(operator.inputs[0]), ("", None))
+            if kind != "ADD":
+                continue
+            sums = graph.tensors[added.outputs[0]].quantization
             for index in map(int, added.inputs):
                 scores = graph.tensors[index].quantization
-                if makers.get(index, ("",))[0] != "BATCH_MATMUL" or scores is None:
-                    continue
-                ranges = graph.tensors[added.outputs[0]].quantization
-                ranges.min = np.maximum(ranges.min, scores.min - FAR_BELOW)
+                is_product = makers.get(index, ("",))[0] == "BATCH_MATMUL"
+                if is_product and _is_measured(scores) and _is_measured(sums):
+                    sums.min = np.maximum(sums.min, scores.min - FAR_BELOW)
+
+
+def _is_measured(ranges):
+    """Not so in the int8 parts of a quantization-aware model."""
+    return ranges is not None and ranges.min is not None and ranges.max is not None

@@ -241,3 +241,11 @@ def test_a_small_quantization_aware_albert_is_at_most_027_of_float32(
     others = 2 * channels + 2  # of the wide embedding, the pooler and the classes
     assert sum(scales.values()) == block + 2 * block + 2 * others
     assert sorted(points.values()) == [2, channels, units]
+    measured = export.to_tflite(  # what training left in float becomes int8, too
+        aware,
+        file,
+        sequence_length=length,
+        quantization="int8",
+        representative_data=data,
+    )
+    assert measured["size_bytes"] <= 0.27 * whole
