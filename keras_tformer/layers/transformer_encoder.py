@@ -8,6 +8,7 @@ from keras_tformer.layers.dropout import Dropout
 from keras_tformer.layers.feed_forward import FeedForward
 from keras_tformer.layers.layer_normalization import LayerNormalization
 from keras_tformer.layers.multi_head_attention import MultiHeadAttention
+from keras_tformer.layers.traced_once import traced_once
 
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
@@ -130,7 +131,12 @@ class TransformerEncoder(keras.layers.Layer):
         padding_mask=None,
         attention_mask=None,
         return_attention_scores=False,
+        training=False,
     ):
+        compute = traced_once(self, self._compute) if training else self._compute
+        return compute(inputs, padding_mask, attention_mask, return_attention_scores)
+
+    def _compute(self, inputs, padding_mask, attention_mask, return_attention_scores):
         x = inputs
         normed = self.self_attention_norm(x) if self.normalize_first else x
         attended = self.self_attention(
@@ -156,6 +162,7 @@ class TransformerEncoder(keras.layers.Layer):
         padding_mask=None,
         attention_mask=None,
         return_attention_scores=False,
+        training=False,
     ):
         output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not return_attention_scores:

@@ -1,0 +1,72 @@
+"""One trace for all calls of a shared block."""
+
+import keras
+
+# Under this name, an attribute of the graph that calls: it goes when the graph goes.
+ATTRIBUTE = "_keras_tformer_traced_once"
+
+
+def traced_once(layer, function):
+    """Returns what computes the same as `function` and is traced for one of its calls.
+
+    TensorFlow traces, differentiates and optimizes a block anew for each of ALBERT's 12
+    or 24 calls, which takes longer than anything else before the first training step.
+    Here all calls in a graph are calls of one TensorFlow function, and all their
+    gradients calls of another. What is traced is the block's own `keras.ops`. On other
+    backends, outside of a graph and wherever one trace would not do, `function` itself
+    is returned.
+
+    Args:
+        layer: the `keras.layers.Layer` whose weights `function` reads.
+        function: a function of tensors, None and other hashable arguments; always the
+            same method of that layer.
+
+    Returns:
+        A function of the same arguments.
+
+    Example:
+        >>> layer = keras.layers.Dense(3)
+        >>> traced_once(layer, layer.call) == layer.call  # called at most once
+        True
+    """
+    if not (
+        keras.backend.backend() == "tensorflow"
+        and len(layer._inbound_nodes) > 1
+        and _trains_as_a_whole(layer)
+        and _is_in_a_plain_graph()
+    ):
+        return function
+    import tensorflow as tf
+
+    graph = tf.compat.v1.get_default_graph()
+    functions = getattr(graph, ATTRIBUTE, {})
+    setattr(graph, ATTRIBUTE, functions)
+    if id(layer) not in functions:
+        # Put back in line, all calls would again be optimized, one after the other.
+        functions[id(layer)] = tf.function(
+            function, autograph=False, experimental_attributes={"_noinline": True}
+        )
+    return functions[id(layer)]
+
+
+def _trains_as_a_whole(layer):
+    """Whether all weights train: the gradient of a function is that of all it reads."""
+    return layer.trainable and not layer.non_trainable_weights
+
+
+def _is_in_a_plain_graph():
+    """Whether variables are just read and written, by one replica, without XLA.
+
+    XLA takes several times as long to compile functions that are not in line, and a
+    stateless scope holds values for variables that a function cannot take from it.
+    """
+    import tensorflow as tf
+    from keras.src.backend.common.stateless_scope import in_stateless_scope
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    return (
+        tf.inside_function()
+        and not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        and tf.distribute.get_strategy().num_replicas_in_sync == 1
+        and not in_stateless_scope()
+    )
