@@ -13,7 +13,9 @@ class Dropout(keras.layers.Dropout):
     `keras.layers.Dropout`. The mask is drawn as the rounded-down value of a uniform
     number and multiplied with the input, so that the gradient is one product: a
     quarter fewer operations to trace on TensorFlow, where three dropouts in every block
-    are a quarter of a training step's graph.
+    are a quarter of a training step's graph. As with Keras' own, a `.keras` file keeps
+    the `seed` that was given, not how far its generator has counted; without one, a
+    loaded layer starts from a new seed.
 
     Args:
         rate: float in [0, 1), share of values dropped.
