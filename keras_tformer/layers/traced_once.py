@@ -1,8 +1,11 @@
 """One trace for all calls of a shared block."""
 
+import weakref
+
 import keras
 
-# Under this name, an attribute of the graph that calls: it goes when the graph goes.
+# Under this name, an attribute of the graph that calls. TensorFlow may keep a graph for
+# good; so it holds the layers weakly.
 ATTRIBUTE = "_keras_tformer_traced_once"
 
 
@@ -14,7 +17,8 @@ def traced_once(layer, function):
     Here all calls in a graph are calls of one TensorFlow function, and all their
     gradients calls of another. What is traced is the block's own `keras.ops`. On other
     backends, outside of a graph and wherever one trace would not do, `function` itself
-    is returned.
+    is returned. (What a user's own sublayer gives to `add_loss` does not get out of
+    such a function, which TensorFlow says; activity regularizers are looked for.)
 
     Args:
         layer: the `keras.layers.Layer` whose weights `function` reads.
@@ -33,25 +37,36 @@ def traced_once(layer, function):
         keras.backend.backend() == "tensorflow"
         and len(layer._inbound_nodes) > 1
         and _trains_as_a_whole(layer)
+        and not _adds_losses(layer)
         and _is_in_a_plain_graph()
     ):
         return function
     import tensorflow as tf
 
     graph = tf.compat.v1.get_default_graph()
-    functions = getattr(graph, ATTRIBUTE, {})
+    functions = getattr(graph, ATTRIBUTE, None) or weakref.WeakKeyDictionary()
     setattr(graph, ATTRIBUTE, functions)
-    if id(layer) not in functions:
+    if layer not in functions:
+        method = weakref.WeakMethod(function)
         # Put back in line, all calls would again be optimized, one after the other.
-        functions[id(layer)] = tf.function(
-            function, autograph=False, experimental_attributes={"_noinline": True}
+        functions[layer] = tf.function(
+            lambda *arguments: method()(*arguments),
+            autograph=False,
+            experimental_attributes={"_noinline": True},
         )
-    return functions[id(layer)]
+    return functions[layer]
 
 
 def _trains_as_a_whole(layer):
     """Whether all weights train: the gradient of a function is that of all it reads."""
     return layer.trainable and not layer.non_trainable_weights
+
+
+def _adds_losses(layer):
+    return any(
+        getattr(part, "activity_regularizer", None) is not None
+        for part in layer._flatten_layers()
+    )
 
 
 def _is_in_a_plain_graph():

@@ -1,5 +1,8 @@
 """A shared block that is traced once trains as one that is traced for every call."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -97,6 +100,27 @@ def test_functions_stay_with_their_graph(tmp_path):
     assert function_calls(loaded) == NUM_LAYERS
     copy = keras.models.clone_model(model)
     assert function_calls(copy) == NUM_LAYERS
+
+
+def test_a_model_goes_when_nobody_needs_it():
+    model = classifier()
+    block = model.get_layer("encoder_group_0_layer_0")
+    kernel = block.self_attention.query_dense.kernel
+    kept = weakref.ref(block), weakref.ref(kernel), weakref.ref(model)
+    trained(model)
+    assert function_calls(model) == NUM_LAYERS
+    del model, block, kernel
+    keras.backend.clear_session()
+    gc.collect()
+    assert [reference() for reference in kept] == [None] * 3
+
+
+def test_losses_of_a_block_get_out():
+    model = classifier()
+    block = model.get_layer("encoder_group_0_layer_0")
+    block.feed_forward.output_dense.activity_regularizer = keras.regularizers.L2(0.1)
+    assert function_calls(model) == 0
+    trained(model)
 
 
 def test_every_call_drops_something_else():
