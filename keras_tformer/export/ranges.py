@@ -8,6 +8,9 @@ from keras_tformer.export.packing import pack
 # exp(-10) is what a masked position weighs beside the best one in the worst of cases:
 # less than a hundredth of the step of an int8 softmax, 1 / 256.
 FAR_BELOW = np.float32(10)
+# LiteRT's ADD ends the process where a summand's steps are too large for the sum's, as
+# those of a mask of -1e9 are.
+MOST_CUT = 100
 
 
 def measure_ranges(content, feed, custom_operators=()):
@@ -111,8 +114,11 @@ def cut_masked_scores(model):
             for index in map(int, added.inputs):
                 scores = graph.tensors[index].quantization
                 is_product = makers.get(index, ("",))[0] == "BATCH_MATMUL"
-                if is_product and _is_measured(scores) and _is_measured(sums):
-                    sums.min = np.maximum(sums.min, scores.min - FAR_BELOW)
+                if not (is_product and _is_measured(scores) and _is_measured(sums)):
+                    continue
+                least = np.maximum(sums.min, scores.min - FAR_BELOW)
+                if (sums.max - sums.min <= MOST_CUT * (sums.max - least)).all():
+                    sums.min = least
 
 
 def _is_measured(ranges):

@@ -440,5 +440,5 @@ def int8_tflite_is_near_model(case, folder):
         sequence_length=LENGTH,
         quantization="int8",
         representative_data=inputs,
-        tolerance=0.3,
+        tolerance=0.2,
     )
