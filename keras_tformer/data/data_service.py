@@ -29,7 +29,9 @@ def from_data_service(dataset, dispatcher, sharding="dynamic", job_name=None):
         sharding: `"dynamic"` deals the source of the pipeline out to the workers, in
             no fixed order, so that nothing comes twice (what a worker holds that dies
             is lost): the numbers of batches for `sentence_order_dataset` and
-            `next_sentence_dataset`, whole epochs for `pretraining_records_dataset`.
+            `next_sentence_dataset`, groups of 16 shards for
+            `pretraining_records_dataset`, which needs `has_known_length=False` and
+            leaves out what is less than a batch on each worker.
             `"off"` lets every worker go through all of it: each batch comes once from
             every worker.
         job_name: str, or None. Clients that name the same job share its batches.

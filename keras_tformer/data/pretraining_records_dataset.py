@@ -17,6 +17,9 @@ from keras_tformer.data.record_manifest import (
 from keras_tformer.data.text_lines import bad_line
 from keras_tformer.text import pack
 
+# Shards that are read at once, a row of each in turn.
+SIDE_BY_SIDE = 16
+
 
 def pretraining_records_dataset(
     folder,
@@ -31,16 +34,17 @@ def pretraining_records_dataset(
     worker_index=0,
     num_workers=1,
     first_step=0,
-    verify_checksums=False,
+    verify_checksums=True,
     skipped=None,
+    has_known_length=True,
 ):
     """Reads what `write_pretraining_records` wrote, as batches for a pretrainer.
 
-    Every epoch goes over the shards in another order, reads several side by side, and
-    shuffles rows in a buffer. Unless the records hold fixed masks, every row gets other
-    masks in every epoch. All choices depend on the seed, the epoch and the row alone:
-    the same seed gives the same batches on any number of threads, and a row the same
-    masks on whichever worker. All batches are full, across epochs.
+    Every epoch goes over the shards in another order, reads 16 side by side, and
+    shuffles their rows in a buffer. Unless the records hold fixed masks, every row gets
+    other masks in every epoch. All choices depend on the seed, the epoch and the row
+    alone: the same seed gives the same batches on any number of threads, and a row the
+    same masks on whichever worker. All batches are full, across epochs.
 
     Args:
         folder: path of the records.
@@ -56,10 +60,13 @@ def pretraining_records_dataset(
             `num_workers`-th one from the w-th on.
         first_step: int. Number of batches to skip (they are read, at the speed of the
             input).
-        verify_checksums: bool. Read every shard of this worker first and compare its
-            checksum. Sizes are always compared.
+        verify_checksums: bool. Read every shard of this worker first (half a GB a
+            second) and compare its checksum. Sizes are always compared. Without, a byte
+            that is wrong ends the epoch with TensorFlow's `DataLossError`.
         skipped: None, or a `collections.Counter`. With a counter, damaged shards are
             left out and counted there.
+        has_known_length: bool. Say how many batches there are, for progress bars; not
+            for `from_data_service`, whose workers have a part of them each.
 
     Returns:
         A `tf.data.Dataset` as of `sentence_order_dataset`, with `"sentence_order"` or
@@ -127,14 +134,19 @@ def pretraining_records_dataset(
     if pair_task is not None:
         features["label"] = tf.io.FixedLenFeature([], tf.int64)
 
-    def one_epoch(epoch):
+    num_groups = -(-len(files) // SIDE_BY_SIDE)
+
+    # Groups, not epochs: workers of a data service then share an epoch.
+    def one_group(number):
+        epoch, group = number // num_groups, number % num_groups
         order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(files, order_seed)
+        order = order[group * SIDE_BY_SIDE : (group + 1) * SIDE_BY_SIDE]
         rows = tf.data.Dataset.from_tensor_slices(order).interleave(
             lambda file: tf.data.TFRecordDataset(
                 tf.strings.join([str(folder), file], separator="/")
             ),
-            cycle_length=min(16, len(files)),
+            cycle_length=min(SIDE_BY_SIDE, len(files)),
             block_length=16,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -142,7 +154,7 @@ def pretraining_records_dataset(
         if shuffle_buffer > 1:
             # Seeds 0 and 0 would mean: another order every time.
             rows = rows.shuffle(
-                shuffle_buffer, seed=seed + 1 + epoch, reshuffle_each_iteration=False
+                shuffle_buffer, seed=seed + 1 + number, reshuffle_each_iteration=False
             )
         return rows.map(lambda row: (row, epoch))
 
@@ -197,11 +209,11 @@ def pretraining_records_dataset(
             sample_weights[pair_task] = tf.ones([batch_size])
         return inputs, targets, sample_weights
 
-    last_epoch = np.iinfo("int64").max if num_epochs is None else num_epochs
-    dataset = tf.data.Dataset.range(last_epoch).flat_map(one_epoch)
+    last = np.iinfo("int64").max if num_epochs is None else num_epochs * num_groups
+    dataset = tf.data.Dataset.range(last).flat_map(one_group)
     dataset = dataset.batch(batch_size, drop_remainder=True).skip(first_step)
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    if num_epochs is not None:
+    if num_epochs is not None and has_known_length:
         num_batches = max(0, num_rows * num_epochs // batch_size - first_step)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.prefetch(BATCHES_AHEAD)

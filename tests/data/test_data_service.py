@@ -15,8 +15,10 @@ pytest.importorskip("tokenizers", reason="the engine on the host")
 import keras_tformer  # noqa: E402
 from keras_tformer.data import (  # noqa: E402
     from_data_service,
+    pretraining_records_dataset,
     read_documents,
     sentence_order_dataset,
+    write_pretraining_records,
 )
 from keras_tformer.text import WordPieceTokenizer  # noqa: E402
 
@@ -57,25 +59,59 @@ def address():
             server.wait()
 
 
+def rows(batches):
+    return collections.Counter(
+        tuple(ids)
+        for inputs, _, _ in batches
+        for ids in inputs["token_ids"].numpy().tolist()
+    )
+
+
+@pytest.fixture
+def tokenizer(data_folder):
+    return WordPieceTokenizer(data_folder / "vocab/bert-base-uncased-vocab.txt")
+
+
+@pytest.fixture
+def documents(data_folder):
+    stream = read_documents(data_folder / "wiki" / "enwiki_sample.txt.xz")
+    return [document for document, _ in zip(stream, range(11), strict=False)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_workers(address, data_folder):
-    tokenizer = WordPieceTokenizer(data_folder / "vocab/bert-base-uncased-vocab.txt")
-    stream = read_documents(data_folder / "wiki" / "enwiki_sample.txt.xz")
-    documents = [document for document, _ in zip(stream, range(11), strict=False)]
+def test_two_workers(address, tokenizer, documents):
     dataset = sentence_order_dataset(documents, tokenizer, 61, 7, num_epochs=1)
     batches = list(dataset)
     served = list(from_data_service(dataset, address))
-
-    def rows(batches):
-        return collections.Counter(
-            tuple(ids)
-            for inputs, _, _ in batches
-            for ids in inputs["token_ids"].numpy().tolist()
-        )
-
     # Each once. (A batch is lost where a worker dies that holds it.)
     assert rows(served) == rows(batches)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_workers_share_an_epoch_of_records(address, tokenizer, documents, tmp_path):
+    documents = [
+        document._replace(paragraphs=document.paragraphs[start : start + 3])
+        for document in documents
+        for start in range(0, len(document.paragraphs), 3)
+    ]
+    totals = write_pretraining_records(
+        documents, tmp_path, tokenizer, 61, documents_per_shard=2, masking="subword"
+    )
+    assert totals["num_shards"] > 2 * 16
+    arguments = tmp_path, tokenizer, 7
+    whole = rows(pretraining_records_dataset(*arguments, num_epochs=1))
+    dataset = pretraining_records_dataset(
+        *arguments, num_epochs=1, has_known_length=False
+    )
+    served = rows(from_data_service(dataset, address))
+    once = totals["num_rows"]
+    # Less than a batch is left over: once here, once on each of the workers.
+    assert once - 7 < whole.total() <= once
+    assert once - 2 * 7 < served.total() <= once
+    assert sum((served - whole).values()) < 7
+    assert sum((whole - served).values()) < 2 * 7
 
 
 def test_errors():
