@@ -106,7 +106,7 @@ def test_two_workers_share_an_epoch_of_records(address, tokenizer, documents, tm
         *arguments, num_epochs=1, has_known_length=False
     )
     served = rows(from_data_service(dataset, address))
-    once = totals["num_rows"]
+    once = totals["rows"]
     # Less than a batch is left over: once here, once on each of the workers.
     assert once - 7 < whole.total() <= once
     assert once - 2 * 7 < served.total() <= once

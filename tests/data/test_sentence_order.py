@@ -135,6 +135,20 @@ def test_ngrams_hide_neighbours(make, tokenizer):
     assert share_of_neighbours("ngram") > 2 * share_of_neighbours("whole_word")
 
 
+def test_ngram_lengths_follow_albert(make, tokenizer):
+    """One run of whole words a row: 1, 2, 3 as 1, 1/2, 1/3 but for ends of rows."""
+    options = {"masking": "ngram", "mask_share": 0.001, "max_predictions": 37}
+    rows = collected(make(**options), 47)
+    counts = np.zeros(5, int)
+    for ids, chosen in zip(rows["original_ids"], rows["chosen"], strict=True):
+        words = words_of(ids, tokenizer.starts_word)
+        counts[sum(bool(chosen[start]) for start, _ in words)] += 1
+    assert counts[0] == counts[4] == 0
+    shares, expected = counts[1:4] / counts.sum(), np.array([6, 3, 2]) / 11
+    deviation = np.sqrt(expected * (1 - expected) / counts.sum())
+    assert (np.abs(shares - expected) < 4 * deviation + 0.02).all(), shares
+
+
 def test_segments(make, documents, tokenizer):
     rows = collected(make(mask_share=0.15), 29)
     assert 0.44 < rows["swapped"].mean() < 0.56

@@ -102,8 +102,11 @@ def real_texts(data_folder, step):
         data_folder / "wiki/enwiki_sample.txt.xz", "rt", encoding="utf8"
     ) as f:
         texts = f.read().split("\n")[::step]
-    for name in ("sst2/train.tsv", "multi30k/train.en", "multi30k/train.de"):
-        with gzip.open(data_folder / f"{name}.gz", "rt", encoding="utf8") as f:
+    files = ["sst2/train.tsv.gz", "sst2/dev_a.tsv"]
+    files += [f"multi30k/{x}.{y}.gz" for x in ("train", "val") for y in ("en", "de")]
+    for name in files:
+        opened = gzip.open if name.endswith(".gz") else open
+        with opened(data_folder / name, "rt", encoding="utf8") as f:
             texts += [line.split("\t")[0] for line in f.read().split("\n")][::step]
     for name in ("train", "dev"):
         file = data_folder / f"wnut17/{name}.conll.gz"
