@@ -128,7 +128,8 @@ class WordPieceTokenizer:
         `[PAD]` is 0, then `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`.
 
         Args:
-            texts: iterable of strings.
+            texts: iterable of strings. They are held in memory: give a sample of what
+                is larger, whose words are in a few hundred megabytes of it.
             vocabulary_size: int. Largest number of pieces, special tokens
                 included; little text may give fewer.
             lowercase: bool. Lower-case the text and strip its accents first.
