@@ -6,6 +6,12 @@ import re
 import keras
 from keras import ops
 
+from keras_tformer.compress.flatten_checks import (
+    check_no_python_state,
+    does_the_same_in_training,
+    plain_attributes,
+)
+
 
 def flatten(model, sequence_length=None, keep=()):
     """Rebuilds a functional model as one graph of leaf layers and operations.
@@ -32,7 +38,8 @@ def flatten(model, sequence_length=None, keep=()):
     Raises:
         ValueError: if `model` is not a built functional or Sequential model, or if a
             layer in it cannot be laid flat: its `call` does not run on symbolic
-            tensors, or it has both sublayers and weights of its own.
+            tensors, changes a Python attribute, or computes something else in training,
+            or it has both sublayers and weights of its own.
 
     Example:
 
@@ -75,16 +82,18 @@ def _expand_all(graph, inputs, keep, paths):
 
 def _expand(graph, inputs, keep, paths):
     """Replaces the composites of a graph by their sublayers, one level deep."""
-    expanded = []
+    expanded = set()
 
     def call(layer, *args, **kwargs):
         path = paths[id(layer)][0] if id(layer) in paths else layer.name
         if path in keep or not _is_composite(layer):
             return layer(*args, **kwargs)
-        outputs = _call_composite(layer, args, kwargs, path)
+        outputs = _call_composite(
+            layer, args, kwargs, path, is_first_call=id(layer) not in expanded
+        )
         if outputs is None:  # a weightless layer that is not traceable is a leaf
             return layer(*args, **kwargs)
-        expanded.append(layer)
+        expanded.add(id(layer))
         _name_operations(outputs, args, kwargs, path, paths)
         return outputs
 
@@ -184,7 +193,7 @@ def _has_sublayers(layer):
     return any(True for _ in layer._flatten_layers(include_self=False, recursive=False))
 
 
-def _call_composite(layer, args, kwargs, path):
+def _call_composite(layer, args, kwargs, path, is_first_call):
     """Runs `layer.call` on symbolic tensors; None if a leaf must stay whole."""
     if layer.autocast:  # what Layer.__call__ does with the arguments
 
@@ -197,8 +206,12 @@ def _call_composite(layer, args, kwargs, path):
         args = keras.tree.map_structure(cast, args)
         kwargs = keras.tree.map_structure(cast, kwargs)
     kwargs = _with_implicit_masks(layer, args, kwargs)
+    attributes = plain_attributes(layer)
     try:
         outputs = layer.call(*args, **kwargs)
+        is_the_same_in_training = not is_first_call or does_the_same_in_training(
+            layer, outputs, args, kwargs
+        )
     except Exception as error:
         if not _has_sublayers(layer):
             return None
@@ -208,12 +221,23 @@ def _call_composite(layer, args, kwargs, path):
             "and keras.ops only, or leave it whole: "
             f"keep=['{layer.name}'] (skip= in quantize_model). Keras said: {error}"
         ) from error
+    check_no_python_state(layer, attributes, path)
     if not all(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(outputs)):
         if not _has_sublayers(layer):
             return None  # a constant that depends on the input's shape only
         raise ValueError(
             f"Layer '{path}' ({type(layer).__name__}) cannot be laid "
             "flat: it returns something that is not a tensor."
+        )
+    if not is_the_same_in_training:
+        if not _has_sublayers(layer):
+            return None
+        raise ValueError(
+            f"Layer '{path}' ({type(layer).__name__}) cannot be laid flat: its call "
+            "takes other operations with training=True, and a graph has those of one "
+            "value. Put what differs into a sublayer with a weight or a seed generator "
+            "of its own, as keras.layers.Dropout does, or leave the layer whole: "
+            f"keep=['{layer.name}'] (skip= in quantize_model)."
         )
     return outputs
 

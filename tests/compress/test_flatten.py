@@ -177,6 +177,100 @@ def test_what_cannot_be_laid_flat_is_named():
         flatten(subclassed)
 
 
+class CountsCalls(keras.layers.Layer):
+    """Scales by how often it was called: Python state."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(3)
+        self.calls, self.seen = 0, []
+
+    def call(self, x):
+        self.calls += 1
+        return self.dense(x) * self.calls
+
+
+class RemembersShapes(CountsCalls):
+    def call(self, x):
+        self.seen.append(x.shape[-1])
+        return self.dense(x) * len(self.seen)
+
+
+class CountsWithoutWeights(keras.layers.Layer):
+    calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+@pytest.mark.parametrize(
+    ("kind", "attribute"),
+    [
+        (CountsCalls, "calls"),
+        (RemembersShapes, "seen"),
+        (CountsWithoutWeights, "calls"),
+    ],
+)
+def test_state_in_python_is_named(kind, attribute):
+    x = keras.Input((5,))
+    model = keras.Model(x, kind(name="stateful")(x))
+    with pytest.raises(ValueError, match=f"'stateful'.*attribute '{attribute}'"):
+        flatten(model)
+    inner = keras.Sequential([x, kind(name="stateful")], name="inner")
+    with pytest.raises(ValueError, match=r"'inner\.stateful'"):
+        flatten(keras.Model(x, inner(x)))
+
+
+class ShiftedInTraining(keras.layers.Layer):
+    """Its two modes: what follows `training` in Python, and what does not."""
+
+    def __init__(self, mode, has_sublayer=True, **kwargs):
+        super().__init__(**kwargs)
+        self.mode = mode
+        self.dense = keras.layers.Dense(3) if has_sublayer else None
+        self.drop = keras.layers.Dropout(0.5) if has_sublayer else None
+
+    def call(self, x, training=False):
+        y = self.dense(x) if self.dense else x
+        if self.mode == "operation":
+            return y + 100 if training else y
+        if self.mode == "number":
+            return ops.add(y, 100.0 if training else 0.5)
+        if self.mode == "layer":
+            return self.drop(y) if training else y
+        if self.mode == "order":
+            return ops.relu(ops.tanh(y)) if training else ops.tanh(ops.relu(y))
+        if self.mode == "axis":
+            return ops.softmax(y, axis=-1 if training else 0)
+        y = self.drop(y, training=training)  # as any sublayer is told of it
+        return ops.softmax(y * 2 + 100 * np.ones(y.shape[-1], "float32"), axis=-1)
+
+
+@pytest.mark.parametrize("mode", ["operation", "number", "layer", "order", "axis"])
+def test_what_training_changes_in_python_is_named(mode):
+    x = keras.Input((5,))
+    model = keras.Model(x, ShiftedInTraining(mode, name="shifted")(x))
+    with pytest.raises(ValueError, match="'shifted'.*training=True.*keep="):
+        flatten(model)
+    assert_same(flatten(model, keep=["shifted"]), model, np.ones((2, 5), "float32"))
+
+
+def test_training_may_be_handed_to_sublayers():
+    x = keras.Input((5,))
+    model = keras.Model(x, ShiftedInTraining("told", name="told")(x))
+    flat, inputs = flatten(model), np.ones((2, 5), "float32")
+    assert_same(flat, model, inputs)
+    assert np.abs(flat(inputs, training=True) - flat(inputs)).max() > 0
+
+
+def test_a_weightless_layer_that_training_changes_stays_whole():
+    x = keras.Input((5,))
+    shifted = ShiftedInTraining("operation", has_sublayer=False, name="shifted")
+    flat = flatten(keras.Model(x, keras.layers.Dense(3, name="dense")(shifted(x))))
+    assert [layer.name for layer in flat.layers[1:]] == ["shifted", "dense"]
+
+
 @pytest.mark.parametrize("name", ["BertBackbone", "AlbertBackbone"])
 def test_keras_hub_backbones(name):
     hub = pytest.importorskip("keras_hub", reason="compares with KerasHub's models")
