@@ -1,8 +1,5 @@
 """How often int8 on LiteRT answers otherwise than the model that was trained for it."""
 
-import os
-import pathlib
-
 import keras
 import numpy as np
 import pytest
@@ -13,7 +10,6 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("conversion needs TensorFlow", allow_module_level=True)
 pytest.importorskip("ai_edge_litert", reason="runs the converted file")
 
-DATA = os.environ.get("KERAS_TFORMER_DATA")
 LENGTH, HELD_OUT = 32, 2000
 
 
@@ -63,9 +59,8 @@ def test_the_file_stores_the_weights_of_training(num_bits, scales, tmp_path):
     assert np.mean(np.abs(outputs - np.asarray(aware(inputs))) > step / 2) < 0.003
 
 
-def read_sst2():
+def read_sst2(folder):
     """Word pieces, and inputs with labels to train on, of dev, and held out."""
-    folder = pathlib.Path(DATA) / "sst2"
     train, dev = (
         kt.data.read_examples(folder / name, text_column="sentence")
         for name in ("train.tsv.gz", "dev_a.tsv")
@@ -92,12 +87,10 @@ def fit(model, data, steps, rate):
 
 
 @pytest.fixture(scope="module", params=["albert", "bert"])
-def trained(request):
+def trained(request, data_folder):
     """A dense classifier of sentences, the same with 80 % zeros, and the data."""
-    if DATA is None or not (pathlib.Path(DATA) / "sst2").is_dir():
-        pytest.skip("set KERAS_TFORMER_DATA to the folder that holds sst2/")
     keras.utils.set_random_seed(6)
-    tokenizer, data = read_sst2()
+    tokenizer, data = read_sst2(data_folder / "sst2")
     sizes = {
         "vocabulary_size": tokenizer.vocabulary_size,
         "num_layers": 2,
