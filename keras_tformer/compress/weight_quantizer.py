@@ -210,7 +210,8 @@ class WeightQuantizer(keras.layers.Layer):
             return math.prod(weight.shape[sum(summed) :])
         if "Depthwise" in type(self.layer).__name__:
             return None
-        return weight.shape[-1]
+        # The converter leaves the product of a list of one scale in float.
+        return weight.shape[-1] if weight.shape[-1] > 1 else None
 
 
 def _round_for_converters(value, largest, num_bits, axis=None):

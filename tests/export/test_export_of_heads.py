@@ -45,34 +45,56 @@ def test_head(head, tmp_path):
     assert not [name for name in report["operators"] if name.startswith("Flex")]
 
 
-@pytest.mark.slow
-def test_quantized_albert_computes_all_products_in_int8(tmp_path):
+def quantization_aware(model):
+    """The model with ranges of int8 from a few rows, and these rows as a dataset."""
     compress = pytest.importorskip(
         "keras_tformer.compress", reason="needs the compress room"
     )
     import tensorflow as tf
 
-    encoder = models.albert_encoder(embedding_dim=19, **SIZES)
-    model = models.sequence_classifier(encoder, num_classes=3)
     generator = np.random.default_rng(7)
     data = {
         "token_ids": generator.integers(0, 101, (61, 13)).astype("int32"),
         "segment_ids": generator.integers(0, 2, (61, 13)).astype("int32"),
         "padding_mask": np.ones((61, 13), "int32"),
+        "mask_positions": generator.integers(0, 13, (61, 13)).astype("int32"),
     }
+    data = {tensor.name: data[tensor.name] for tensor in model.inputs}
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(23)
     aware = compress.quantize_model(model, sequence_length=13)
-    compress.calibrate(aware, dataset)
-    for representative_data in (None, dataset):
-        report = export.to_tflite(
-            aware,
-            tmp_path / "model.tflite",
-            sequence_length=13,
-            quantization="int8",
-            representative_data=representative_data,
-        )
-        assert report["is_quantization_aware"]
-        assert report["int8_macs_share"] == 1.0
+    return compress.calibrate(aware, dataset), dataset
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [*HEADS, "causal_lm"])
+def test_quantized_model_computes_all_products_in_int8(head, tmp_path):
+    if head == "causal_lm":
+        model = models.causal_lm(**SIZES)
+    else:
+        encoder = models.albert_encoder(embedding_dim=19, **SIZES)
+        model = getattr(models, head)(encoder, **HEADS[head][0])
+    aware, _ = quantization_aware(model)
+    report = export.to_tflite(
+        aware, tmp_path / "model.tflite", sequence_length=13, quantization="int8"
+    )
+    assert report["is_quantization_aware"]
+    assert report["int8_macs_share"] == 1.0
+
+
+@pytest.mark.slow
+def test_quantized_albert_with_representative_data_and_as_saved_model(tmp_path):
+    encoder = models.albert_encoder(embedding_dim=19, **SIZES)
+    model = models.sequence_classifier(encoder, num_classes=3)
+    aware, dataset = quantization_aware(model)
+    report = export.to_tflite(
+        aware,
+        tmp_path / "model.tflite",
+        sequence_length=13,
+        quantization="int8",
+        representative_data=dataset,
+    )
+    assert report["is_quantization_aware"]
+    assert report["int8_macs_share"] == 1.0
     folder = tmp_path / "model"
     export.to_saved_model(aware, folder)
     export.verify(folder, aware, dataset, tolerance=1e-5)
