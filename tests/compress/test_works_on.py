@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tformer import compress
+from keras_tformer import compress, export
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("compression needs TensorFlow", allow_module_level=True)
@@ -133,3 +133,16 @@ def test_every_verb(name, tmp_path):
     quantized.save(tmp_path / "quantized.keras")
     loaded = keras.models.load_model(tmp_path / "quantized.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded(inputs), quantized(inputs))
+
+    pytest.importorskip("ai_edge_litert", reason="runs the converted file")
+    file = tmp_path / "quantized.tflite"
+    report = export.to_tflite(
+        quantized, file, LENGTH, quantization="int8", verify=False
+    )
+    assert report["is_quantization_aware"] and report["int8_macs_share"] >= 0.99
+    by_name = inputs if isinstance(inputs, dict) else {"x": inputs}
+    (outputs,) = export.predict(file, by_name).values()
+    quantizer = quantized.get_layer("logits.quantizer")
+    step = float((quantizer.range_max - quantizer.range_min).numpy()) / 255
+    steps = np.abs(outputs - np.asarray(quantized(inputs))) / step
+    assert steps.max() < 2.5  # of 255: roundings of the layers before add up
