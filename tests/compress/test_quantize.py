@@ -22,12 +22,12 @@ if keras.backend.backend() != "tensorflow":
 LENGTH = 7
 
 
-def encoder(build=kt.models.albert_encoder, **sizes):
+def encoder(build=kt.models.albert_encoder, num_layers=2, **sizes):
     if build is kt.models.albert_encoder:
         sizes.setdefault("embedding_dim", 11)
     return build(
         vocabulary_size=37,
-        num_layers=2,
+        num_layers=num_layers,
         num_heads=2,
         hidden_dim=22,
         intermediate_dim=29,
@@ -198,6 +198,33 @@ def test_trains_compiled(jit_compile):
     inputs = np.random.default_rng(1).normal(size=(64, 5)).astype("float32")
     history = model.fit(inputs, inputs[:, :2], batch_size=8, epochs=15, verbose=0)
     assert history.history["loss"][-1] < 0.1 * history.history["loss"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "jit_compile"),
+    [("mixed_bfloat16", False), ("mixed_float16", False), ("float32", True)],
+)
+def test_fit_learns_and_saves(dtype, jit_compile, tmp_path):
+    small = encoder(num_layers=1, dtype=dtype)
+    model = kt.models.sequence_classifier(small, num_classes=2)
+    aware = quantize_model(model, sequence_length=LENGTH)
+    optimizer = keras.optimizers.Adam(0.003)
+    if dtype == "mixed_float16":  # Keras does so itself under a global policy only
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    aware.compile(optimizer, loss, jit_compile=jit_compile)
+    inputs = batch(64)
+    labels = inputs["segment_ids"][:, 0]
+    history = aware.fit(inputs, labels, batch_size=16, epochs=12, verbose=0)
+    assert history.history["loss"][-1] < 0.1 * history.history["loss"][0]
+    aware.save(tmp_path / "aware.keras")
+    loaded = keras.models.load_model(tmp_path / "aware.keras", safe_mode=True)
+    for a, b in zip(aware.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(
+        *(ops.cast(x(inputs), "float32") for x in (aware, loaded))
+    )
 
 
 @pytest.mark.slow
