@@ -21,11 +21,11 @@ from keras_tformer.compress.weight_quantizer import WeightQuantizer
 
 def quantize_model(
     model,
-    sequence_length=None,
     weights="int8_per_channel",
     activations="int8",
     layers=None,
     start_step=0,
+    sequence_length=None,
     freeze_step=None,
     skip=None,
     num_bits=None,
@@ -51,8 +51,6 @@ def quantize_model(
 
     Args:
         model: a built functional or Sequential `keras.Model`; a pruned one is stripped.
-        sequence_length: int, length given to inputs that leave theirs open, or {input
-            name: length}; see `flatten`.
         weights: `"int8_per_channel"`, one scale for each output channel of a kernel;
             `"int8_per_tensor"`, one for the whole kernel (older microcontroller
             runtimes); with `int4` 4 bits, which are half of the bytes in a file, and so
@@ -65,6 +63,8 @@ def quantize_model(
             means all.
         start_step: int, batches of training that pass in float while the ranges are
             learned.
+        sequence_length: int, length given to inputs that leave theirs open, or {input
+            name: length}; see `flatten`.
         freeze_step: int, batches of training after which the ranges stay as they are,
             or None: the weights settle on fixed ranges in the end.
         skip: layers to leave in float: a list of names and types, or a function

@@ -315,7 +315,7 @@ def test_refusals(tmp_path):
         with pytest.raises(ValueError, match=f"key_dim={KEY_DIM}"):
             save(fewer_heads, tmp_path / "folder")
     with pytest.raises(ValueError, match="none among its layers"):
-        prune_structure(quantize_model(model, LENGTH), importance, 2)
+        prune_structure(quantize_model(model, sequence_length=LENGTH), importance, 2)
     with pytest.raises(ValueError, match="Compile it as for its training"):
         structure_importance(model, [])
     model.compile(loss="mse")

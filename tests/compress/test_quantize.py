@@ -181,7 +181,7 @@ def test_mixed_precision():
     model = kt.models.sequence_classifier(
         encoder(dtype="mixed_bfloat16"), num_classes=3
     )
-    quantized = calibrate(quantize_model(model, LENGTH), [batch()])
+    quantized = calibrate(quantize_model(model, sequence_length=LENGTH), [batch()])
     outputs = np.asarray(ops.cast(quantized(batch()), "float32"))
     expected = np.asarray(ops.cast(model(batch()), "float32"))
     assert np.abs(outputs - expected).mean() < 0.2 * expected.std()
@@ -281,16 +281,18 @@ def test_stock_and_keras_hub_attention():
 
 
 def test_skip_and_num_bits(classifier):
-    model = quantize_model(classifier, LENGTH, skip=["pooler"])
+    model = quantize_model(classifier, sequence_length=LENGTH, skip=["pooler"])
     kinds = {layer.name: type(layer).__name__ for layer in model.layers}
     assert not any("pooler" in x and k == "WeightQuantizer" for x, k in kinds.items())
     assert not any(x.startswith("pooler.") and "quantizer" in x for x in kinds)
-    by_type = quantize_model(classifier, LENGTH, skip=[keras.layers.Dense])
+    by_type = quantize_model(
+        classifier, sequence_length=LENGTH, skip=[keras.layers.Dense]
+    )
     assert not any(
         isinstance(x, WeightQuantizer) and isinstance(x.layer, keras.layers.Dense)
         for x in by_type.layers
     )
-    model = quantize_model(classifier, LENGTH, num_bits=4)
+    model = quantize_model(classifier, sequence_length=LENGTH, num_bits=4)
     kernel = next(x for x in model.layers if x.name.endswith(".query"))
     values = np.asarray(kernel.quantized(kernel.layer.kernel))
     assert max(len(np.unique(column)) for column in values.T) <= 15
@@ -300,11 +302,11 @@ def test_refusals(classifier, quantized):
     with pytest.raises(ValueError, match="quantization-aware already"):
         quantize_model(quantized)
     with pytest.raises(ValueError, match="no layer 'poler'.*pooler"):
-        quantize_model(classifier, LENGTH, skip=["poler"])
+        quantize_model(classifier, sequence_length=LENGTH, skip=["poler"])
     with pytest.raises(ValueError, match="2 to 8"):
-        quantize_model(classifier, LENGTH, num_bits=16)
+        quantize_model(classifier, sequence_length=LENGTH, num_bits=16)
     with pytest.raises(ValueError, match="range_decay"):
-        quantize_model(classifier, LENGTH, range_decay=1.0)
+        quantize_model(classifier, sequence_length=LENGTH, range_decay=1.0)
     with pytest.raises(ValueError, match="no weights yet"):
         quantize_model(keras.Sequential([keras.layers.Dense(3)]))
     with pytest.raises(ValueError, match="not quantization-aware"):

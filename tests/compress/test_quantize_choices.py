@@ -34,6 +34,17 @@ def most_values(layer):
     return max(len(np.unique(column)) for column in columns)
 
 
+def test_order_of_arguments():
+    """By position: how weights and activations are rounded, which layers, from when."""
+    quantized = quantize_model(perceptron(), "int4_per_tensor", None, ["first"], 3)
+    layer = quantized.get_layer("first")
+    assert (layer.num_bits, layer.per_channel, layer.start_step) == (4, False, 3)
+    kinds = [type(layer).__name__ for layer in quantized.layers]
+    assert kinds.count("WeightQuantizer") == 1 and "ActivationQuantizer" not in kinds
+    with pytest.raises(ValueError, match="weights=7"):  # a length goes by its name
+        quantize_model(perceptron(), 7)
+
+
 def test_bits_of_each_layer():
     x = keras.Input((997,))
     model = keras.Model(

@@ -112,7 +112,7 @@ def test_every_verb(name, tmp_path):
     after = compress.sparsity(model)
     assert all(after[path] >= share for path, share in shares.items())
 
-    quantized = compress.quantize_model(model, LENGTH)
+    quantized = compress.quantize_model(model, sequence_length=LENGTH)
     compress.calibrate(quantized, [inputs])
     expected = np.asarray(model(inputs))
     error = np.abs(np.asarray(quantized(inputs)) - expected).mean()

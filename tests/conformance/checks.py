@@ -383,7 +383,8 @@ def quantizes(case, folder):
 
     model, inputs = case.model(), case.feed()
     expected = run(model, inputs)
-    aware = compress.quantize_model(model, fixed_lengths(model, inputs))
+    lengths = fixed_lengths(model, inputs)
+    aware = compress.quantize_model(model, sequence_length=lengths)
     run(aware, inputs, training=True)
     for name, x in run(aware, inputs).items():
         spread = expected[name].std() + 1e-6
