@@ -157,11 +157,11 @@ def test_rounding_of_activations(symmetric):
             upstream,
         )
         ours = value_and_gradient(lambda x: layer(x, training=True), x, upstream)
-        np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+        np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
         np.testing.assert_array_equal(ours[1], theirs[1])
         assert (ours[1] == 0).any()  # clipped values get no gradient
-    np.testing.assert_allclose(layer.range_min.numpy(), ranges[0].numpy(), rtol=1e-5)
-    np.testing.assert_allclose(layer.range_max.numpy(), ranges[1].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(layer.range_min.numpy(), ranges[0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(layer.range_max.numpy(), ranges[1].numpy(), rtol=1e-6)
 
 
 def test_schedules_leave_the_environment_alone(monkeypatch):
