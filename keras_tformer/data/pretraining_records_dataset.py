@@ -60,9 +60,10 @@ def pretraining_records_dataset(
             `num_workers`-th one from the w-th on.
         first_step: int. Number of batches to skip (they are read, at the speed of the
             input).
-        verify_checksums: bool. Read every shard of this worker first (half a GB a
-            second) and compare its checksum. Sizes are always compared. Without, a byte
-            that is wrong ends the epoch with TensorFlow's `DataLossError`.
+        verify_checksums: bool. Read every shard of this worker first, which takes time
+            where there are terabytes, and compare its checksum. Sizes are always
+            compared. Without, a byte that is wrong ends the epoch with TensorFlow's
+            `DataLossError`.
         skipped: None, or a `collections.Counter`. With a counter, damaged shards are
             left out and counted there.
         has_known_length: bool. Say how many batches there are, for progress bars; not
