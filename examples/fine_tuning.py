@@ -41,7 +41,13 @@ def parser(description, epochs, learning_rate, sequence_length):
     add("--batch-size", type=int, default=32)
     add("--learning-rate", type=float, default=learning_rate)
     add("--sequence-length", type=int, default=sequence_length)
-    add("--patience", type=int, default=2, help="epochs without a better dev score")
+    add(
+        "--patience",
+        type=int,
+        default=2,
+        help="epochs without a better dev score after which training stops; those that "
+        "score exactly what the first one did are not counted until one differs",
+    )
     add("--steps", type=int, help="stop an epoch after so many steps")
     add("--seed", type=int, default=0)
     return made
@@ -131,9 +137,23 @@ def fit(options, model, dataset, num_examples, arguments, monitor, **more):
     total = steps * options.epochs
     schedule = kt.training.LinearWarmup(options.learning_rate, total // 10, total)
     model.compile(kt.training.adamw(schedule), **arguments)
-    resume = kt.training.ResumeFromCheckpoint(options.output / "checkpoints")
+    early_stopping = keras.callbacks.EarlyStopping(
+        monitor,
+        mode="min" if monitor.endswith(("loss", "perplexity")) else "max",
+        patience=options.patience,
+        restore_best_weights=True,
+    )
+    resume = kt.training.ResumeFromCheckpoint(
+        options.output / "checkpoints", early_stopping=early_stopping
+    )
     stop = kt.training.StopOnNaN(options.output)
-    mode = "min" if monitor.endswith(("loss", "perplexity")) else "max"
+
+    def count_from_the_first_change(epoch, logs):
+        # Some scores are 0 until a model tells more than the commonest class.
+        score = float(logs[monitor])
+        if {*resume.history.get(monitor, ()), score} == {score}:
+            early_stopping.best = None
+
     model.fit(
         stop.watch(dataset.take(steps)),
         epochs=options.epochs,
@@ -144,17 +164,16 @@ def fit(options, model, dataset, num_examples, arguments, monitor, **more):
             "callbacks": [
                 *more.get("callbacks", ()),  # first: they add scores to the logs
                 kt.training.RichProgress("fine-tuning"),
-                resume,
-                stop,
-                keras.callbacks.EarlyStopping(
-                    monitor,
-                    mode=mode,
-                    patience=options.patience,
-                    restore_best_weights=True,
+                keras.callbacks.LambdaCallback(
+                    on_epoch_end=count_from_the_first_change
                 ),
+                stop,  # before what saves
+                resume,
             ]
         },
     )
+    best, epochs = early_stopping.best_epoch + 1, len(resume.history[monitor])
+    print(f"the model of epoch {best} of {epochs} is kept, by its {monitor}")
     return resume.history
 
 

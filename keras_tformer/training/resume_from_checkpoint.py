@@ -1,7 +1,6 @@
 """Training that goes on where it was killed."""
 
 import contextlib
-import json
 import math
 import pathlib
 import signal
@@ -16,6 +15,12 @@ from keras_tformer.training.checkpoint_files import (
 )
 from keras_tformer.training.passed_batches import PassedBatches
 from keras_tformer.training.share_file import is_several_workers, share_file
+from keras_tformer.training.training_state import (
+    not_finite,
+    read_state,
+    state_size,
+    write_state,
+)
 
 
 class ResumeFromCheckpoint(keras.callbacks.Callback):
@@ -38,7 +43,11 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
     The dataset must give the same batches in the same order in each run
     (seed what shuffles). On other backends only whole epochs are saved, and a dataset
     starts again from its beginning. Metrics of an epoch that was resumed are those of
-    its rest; other callbacks (early stopping, say) start anew.
+    its rest. Early stopping that is given here, and not among the callbacks, goes on
+    too, with its best epoch, that epoch's weights and its patience; a run that it had
+    ended is not trained again. Other callbacks start anew.
+
+    A state with a loss or a trainable weight that is no number is never saved.
 
     Under several workers all take part, and only the first writes and reads: its folder
     may be on its own disk. Give each worker this callback, with any folder.
@@ -60,6 +69,8 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
             main thread and, off TensorFlow, waits for the epoch's end.
         passes_over_batches: bool, False for a dataset that was made to begin at the
             next batch. Leave it under several workers, which do not all have the files.
+        early_stopping: `keras.callbacks.EarlyStopping`, or None. Called by this
+            callback, so leave it out of the list of callbacks.
 
     Attributes:
         finished_epochs: int, epochs in the newest checkpoint of the folder; 0 without
@@ -92,6 +103,7 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         every_steps=None,
         saves_on_sigterm=False,
         passes_over_batches=True,
+        early_stopping=None,
     ):
         super().__init__()
         numbers = {"every_epochs": every_epochs, "keep": keep}
@@ -115,6 +127,7 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         self.every_steps = every_steps
         self.saves_on_sigterm = saves_on_sigterm
         self.passes_over_batches = passes_over_batches
+        self.early_stopping = early_stopping
         self.history = {}
 
     @property
@@ -143,9 +156,15 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         self.history = {}
         self._train_function = None
         self._is_terminated = False
+        if self.early_stopping is not None:
+            self.early_stopping.set_params(self.params)
+            self.early_stopping.set_model(self.model)
+            self.early_stopping.on_train_begin()
         self._epoch, self._step = self._saved = self._restore()
         if self._epoch or self._step:
             self.model._initial_epoch = self._epoch
+            if self._had_stopped():
+                self.model._initial_epoch = max(self._epoch, self.params["epochs"])
             if keras.backend.backend() == "tensorflow":
                 self._train_function = self.model.train_function
                 self.model.train_function = PassedBatches(
@@ -169,7 +188,7 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
             step // self.every_steps > before // self.every_steps
         )
         if is_due or must_stop:
-            self._save()
+            self._save(logs)
         if must_stop:
             self._leave()
 
@@ -177,19 +196,22 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
         self._epoch, self._step, self._resumed_step = epoch + 1, 0, 0
-        if self._train_function is not None:
-            self.model.train_function = self._train_function
-            self._train_function = None
+        self._give_back_train_function()
+        if self.early_stopping is not None:
+            self.early_stopping.on_epoch_end(epoch, logs)
         must_stop = self._must_stop()
         if self._epoch % self.every_epochs == 0 or must_stop:
-            self._save()
+            self._save(logs)
         if must_stop:
             self._leave()
 
     def on_train_end(self, logs=None):
+        self._give_back_train_function()
         if (self._epoch, 0) > self._saved:
             self._step = 0
-            self._save()
+            self._save(logs)
+        if self.early_stopping is not None:
+            self.early_stopping.on_train_end(logs)  # may bring back other weights
         if self.saves_on_sigterm:
             signal.signal(signal.SIGTERM, self._old_handler)
         self.model._initial_epoch = None
@@ -219,31 +241,37 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
 
     # === State ===
 
-    def _generator_states(self):
-        """States of dropout and the like: variables, but no weights and no metrics."""
-        known = {id(weight) for weight in self.model.weights}
-        known |= {id(v) for metric in self.model.metrics for v in metric.variables}
-        return [v for v in self.model.variables if id(v) not in known]
+    def _had_stopped(self):
+        """Whether early stopping's patience was at its end when the state was saved."""
+        stopping = self.early_stopping
+        if stopping is None or self._epoch < 2:
+            return False
+        return stopping.wait >= max(stopping.patience, 1)
 
-    def _save(self):
+    def _give_back_train_function(self):
+        if self._train_function is not None:
+            self.model.train_function = self._train_function
+            self._train_function = None
+
+    def _save(self, logs):
         self._saved = self._epoch, self._step
         workers = self._workers()
         if workers is not None and not workers.extended.should_checkpoint:
             return
 
+        loss = float((logs or {}).get("loss", 0.0))
+        spoilt = not_finite(self.model) if math.isfinite(loss) else "the loss"
+        if spoilt is not None:
+            print(
+                f"{spoilt} is not finite after epoch {self._epoch}, step {self._step}; "
+                "this state is not saved"
+            )
+            return
+
         def write(path):
-            import h5py
+            write_state(path, self.model, self.history, self.early_stopping)
 
-            self.model.save_weights(path, overwrite=True)
-            with h5py.File(path, "a") as file:
-                group = file.create_group("resume")
-                group.attrs["history"] = json.dumps(self.history)
-                for index, state in enumerate(self._generator_states()):
-                    group[str(index)] = keras.ops.convert_to_numpy(state)
-
-        variables = self.model.variables + self.model.optimizer.variables
-        # Numbers, and what HDF5 writes about each variable and each group.
-        size = sum(16384 + 4 * math.prod(variable.shape) for variable in variables)
+        size = state_size(self.model, self.early_stopping)
         write_checkpoint(self.folder, self._epoch, self._step, size, write)
         for _, old in checkpoint_files(self.folder)[self.keep :]:
             old.unlink()
@@ -265,7 +293,8 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
             if file is None:
                 return 0, 0
             try:
-                self._load(file)
+                with self._scope():
+                    self.history = read_state(file, self.model, self.early_stopping)
             except (OSError, ValueError, KeyError) as error:
                 raise ValueError(
                     f"{file} does not fit this model ({error}). Expected a checkpoint "
@@ -273,18 +302,6 @@ class ResumeFromCheckpoint(keras.callbacks.Callback):
                     "this one to start anew."
                 ) from error
             return position(file)
-
-    def _load(self, path):
-        import h5py
-
-        with self._scope():
-            if not self.model.optimizer.built:
-                self.model.optimizer.build(self.model.trainable_variables)
-            self.model.load_weights(path)
-            with h5py.File(path, "r") as file:
-                self.history = json.loads(file["resume"].attrs["history"])
-                for index, state in enumerate(self._generator_states()):
-                    state.assign(file["resume"][str(index)][()])
 
     def _workers(self):
         """The strategy, if it spans several processes."""

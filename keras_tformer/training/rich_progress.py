@@ -93,9 +93,7 @@ class RichProgress(keras.callbacks.Callback):
         if self._bar:
             self._bar.stop()
         if self._done == 0:
-            # A callback after this one in the list may be what resumed the run.
-            finished = max(self._epoch, self.params["epochs"])
-            text = f"nothing left to do after epoch {finished}"
+            text = "nothing left to train"
         else:
             text = (
                 f"epoch {self._epoch + 1}/{self.params['epochs']}, {self._done} steps "

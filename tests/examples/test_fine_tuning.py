@@ -3,6 +3,8 @@
 import importlib
 import json
 import pathlib
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -68,20 +70,83 @@ def test_glue_classification_resumes_and_draws(tmp_path, sentiment, capsys):
     assert "epoch 2/2, 5 steps" in capsys.readouterr().out  # the first is not repeated
 
 
-def test_glue_regression_of_pairs(tmp_path):
+def score_epochs(monkeypatch):
+    """Epoch 3 of 6 is the best one by scores thought of before: 5 ends the run.
+
+    The second scores what the first did, which does not count as no better.
+    """
+    import keras
+
+    class Scores(keras.callbacks.Callback):
+        def __init__(self, dataset, measure):
+            super().__init__()
+
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_spearman"] = [0.0, 0.0, 0.4, 0.3, 0.4, 0.9][epoch]
+
+    monkeypatch.setattr("keras_tformer.training.EpochScores", Scores)
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[1:3]
+import pytest, test_fine_tuning
+import keras_tformer as kt
+
+class Progress(kt.training.RichProgress):
+    def on_train_batch_end(self, batch, logs=None):
+        if (self._epoch, batch) == (3, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+kt.training.RichProgress = Progress
+with pytest.MonkeyPatch.context() as patch:
+    test_fine_tuning.score_epochs(patch)
+    test_fine_tuning.run(*sys.argv[3:])
+"""
+
+
+def killed(script, *arguments):
+    """Runs a script in a process that is killed in the second step of epoch 4."""
+    paths = pathlib.Path(__file__).parent, EXAMPLES
+    command = [sys.executable, "-c", KILLED, *paths, script, *arguments]
+    ended = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def assert_same_model(ours, theirs):
+    import keras
+
+    models = (keras.models.load_model(file, compile=False) for file in (ours, theirs))
+    for our, their in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-6, atol=1e-7)
+
+
+def test_glue_regression_of_pairs_killed_and_resumed(tmp_path, monkeypatch, capsys):
     files = []
     for name, count in (("train", 19), ("dev", 13)):
         pairs = zip(sentences(count, 1), sentences(count, 2), strict=True)
         lines = [(*pair, f"{number % 5}.5") for number, pair in enumerate(pairs)]
         header = "sentence1", "sentence2", "score"
         files.append(rows(tmp_path / f"{name}.tsv", header, lines))
-    common = ["--task", "stsb", "--data", files[0], "--dev", files[1], *TINY]
-    _, scores = run(
-        "finetune_glue", *common, "--epochs", 1, "--threshold", 2,
-        "--output", tmp_path / "out",
-    )  # fmt: skip
+    common = ["finetune_glue", "--task", "stsb", "--data", files[0], "--dev", files[1]]
+    common += [*TINY, "--epochs", 6, "--threshold", 2, "--output"]
+    score_epochs(monkeypatch)
+    whole, scores = run(*common, tmp_path / "whole")
     assert set(scores) == {"pearson", "spearman", "accuracy_at_threshold"}
-    assert all(-1 <= score <= 1 for score in scores.values())
+    assert "the model of epoch 3 of 5 is kept" in capsys.readouterr().out
+
+    killed(*common, tmp_path / "parts")
+    # Then as if it had been killed after the training, before the results were written.
+    for said in "epoch 5/6, 4 steps", "nothing left to train":
+        assert not (tmp_path / "parts" / "model.keras").exists()
+        parts, resumed = run(*common, tmp_path / "parts", "--resume")
+        out = capsys.readouterr().out
+        assert said in out and "the model of epoch 3 of 5 is kept" in out
+        assert resumed == pytest.approx(scores, abs=1e-6)
+        assert_same_model(parts / "model.keras", whole / "model.keras")
+        (parts / "model.keras").unlink()
 
 
 def test_named_entities(tmp_path):

@@ -143,6 +143,52 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     assert int(model.optimizer.iterations) == 24
 
 
+class Scores(keras.callbacks.Callback):
+    """Gives each epoch a score that was thought of before."""
+
+    def __init__(self, *scores):
+        super().__init__()
+        self.scores = scores
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = self.scores[epoch]
+
+
+def fit_until_no_better(folder, model, *callbacks, patience=2, epochs=6):
+    """Epoch 2 is the best one; a patience of 2 ends with epoch 4."""
+    stopping = keras.callbacks.EarlyStopping(
+        "score", patience=patience, mode="max", restore_best_weights=True
+    )
+    resume = ResumeFromCheckpoint(folder, early_stopping=stopping)
+    scores = Scores(0.3, 0.5, 0.4, 0.2, 0.6, 0.1)
+    fit(model, scores, resume, *callbacks, epochs=epochs)
+    return model.get_weights(), resume.history["score"], stopping.best_epoch
+
+
+def test_early_stopping_goes_on_with_its_best_epoch_and_its_patience(tmp_path):
+    expected = fit(make_model(0.5), epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit_until_no_better(tmp_path, make_model(0.5), Stop(2, 3, interrupt))
+    for _ in range(2):  # what it had ended is not trained again
+        model = make_model(0.5)
+        weights, scores, best = fit_until_no_better(tmp_path, model)
+        assert_equal(weights, expected)
+        assert (scores, best) == ([0.3, 0.5, 0.4, 0.2], 1)
+    # More patience trains on from the fourth epoch, not from the best one.
+    ours = fit_until_no_better(tmp_path, make_model(0.5), patience=3)
+    assert_equal(ours[0], fit(make_model(0.5), epochs=5))
+    assert ours[1:] == ([0.3, 0.5, 0.4, 0.2, 0.6, 0.1], 4)
+
+
+def test_early_stopping_of_all_epochs_gives_the_best_again(tmp_path):
+    expected = fit(make_model(), epochs=2)
+    for _ in range(2):
+        weights, *_ = fit_until_no_better(tmp_path, model := make_model(), epochs=3)
+        assert_equal(weights, expected)
+    fit(model, epochs=1)  # free for another training
+    assert int(model.optimizer.iterations) == 16
+
+
 def test_keeps_the_newest_and_passes_over_a_broken_one(tmp_path):
     expected = fit(make_model(), ResumeFromCheckpoint(tmp_path))
     names = sorted(file.name for file in tmp_path.iterdir())

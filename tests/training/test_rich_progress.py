@@ -72,7 +72,7 @@ def test_counts_the_steps_of_a_dataset_without_a_length():
 
 @pytest.mark.parametrize("resumes_first", [True, False])
 def test_says_after_which_epoch_nothing_was_left(tmp_path, resumes_first):
-    for line in (r"toy: epoch 2/2, 14 steps.*", "toy: nothing left .* epoch 2"):
+    for line in (r"toy: epoch 2/2, 14 steps.*", "toy: nothing left to train"):
         out = io.StringIO()
         callbacks = [ResumeFromCheckpoint(tmp_path), RichProgress("toy", stream=out)]
         fit(*(callbacks if resumes_first else reversed(callbacks)))
