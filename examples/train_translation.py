@@ -148,8 +148,8 @@ def fit(options, model, tokenizer, train, dev):
         callbacks=[
             keras.callbacks.LambdaCallback(on_epoch_end=keep_weights),
             kt.training.RichProgress("translation"),
+            stop,  # before what saves
             resume,
-            stop,
         ],
     )
     return resume.history

@@ -9,6 +9,8 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_tformer.training.training_state import not_finite
+
 
 class StopOnNaN(keras.callbacks.Callback):
     """Stops `fit` at the first loss that is NaN or infinite and saves the batch.
@@ -16,23 +18,30 @@ class StopOnNaN(keras.callbacks.Callback):
     `keras.callbacks.TerminateOnNaN` stops as well, but says nothing of the data. Pass
     the dataset through `watch`, which remembers the last batches as they go by; the
     batch of the bad step is then written to `folder` as `nan-epoch-00002-step-00013
-    .npz` (both counted from 1) and read again with `load_batch`. Without `watch`, only
-    the epoch and the step are told.
+    .npz` (both counted from 1), and the batch before it as `before-nan-...npz`: where
+    its loss was finite and its gradient was not, it is what spoilt the step after it.
+    Both are read again with `load_batch`. Without `watch`, only the epoch and the step
+    are told. At the end of an epoch, trainable weights that are not finite stop `fit`
+    as well.
 
     `fit` ends with a `FloatingPointError`, so that no script goes on to save, export
-    or score a model that is lost; `ResumeFromCheckpoint` has the last good state. With
-    `steps_per_execution` above 1, step and batch are the last of the group that went
-    wrong.
+    or score a model that is lost; `ResumeFromCheckpoint`, which goes after this
+    callback in the list, has the last good state. With `steps_per_execution` above 1,
+    step and batch are the last of the group that went wrong.
 
     Args:
         folder: str or path. Made when there is something to write.
         remembered_batches: int > 0. How many of the last batches are kept in memory: as
             many as are read ahead of the step that uses them, by several replicas or
-            on JAX.
+            on JAX, and one more for the batch before.
+
+    Attributes:
+        saved_batch: path of the batch that was saved, or None.
+        saved_batch_before: path of the batch before it, or None.
 
     Raises:
         ValueError: if `remembered_batches` is not positive.
-        FloatingPointError: by `fit`, at the end of the bad step.
+        FloatingPointError: by `fit`, at the end of the bad step or epoch.
 
     Example:
         >>> import tempfile
@@ -62,8 +71,8 @@ class StopOnNaN(keras.callbacks.Callback):
                 "integer >= 1. 64 is the default."
             )
         self.folder = pathlib.Path(folder)
-        self.saved_batch = None
-        # (number, arrays) of the batches of the pass that is being read.
+        self.saved_batch = self.saved_batch_before = None
+        # (pass, number in it, arrays) of the batches that were read last.
         self._batches = collections.deque(maxlen=remembered_batches)
         self._structure = None
         self._passes = self._passes_before = self._steps_of_pass = 0
@@ -86,10 +95,9 @@ class StopOnNaN(keras.callbacks.Callback):
 
         def remember(number, *tensors):
             if number == 0:
-                self._batches.clear()
                 self._passes += 1
             arrays = [tensor.numpy() for tensor in tensors]
-            self._batches.append((int(number), arrays))
+            self._batches.append((self._passes, int(number), arrays))
             return number
 
         def remembered(number, batch):
@@ -136,19 +144,27 @@ class StopOnNaN(keras.callbacks.Callback):
         self._steps_of_pass += batch + 1 - self._step
         self._step = batch + 1
         loss = float((logs or {}).get("loss", 0.0))
-        if math.isfinite(loss):
-            return
+        if not math.isfinite(loss):
+            self._stop(f"The loss is {loss}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        weight = not_finite(self.model)
+        if weight is not None:
+            self._stop(f"{weight} is not finite, though the loss is,")
+
+    def _stop(self, what):
         self._save()
         where = (
             f"{self.saved_batch} holds the batch"
             if self.saved_batch
-            else ("give `fit` the dataset through `watch` to have the batch saved")
+            else "give `fit` the dataset through `watch` to have the batch saved"
         )
+        if self.saved_batch_before:
+            where += f", {self.saved_batch_before} the one before"
         raise FloatingPointError(
-            f"The loss is {loss} in epoch {self._epoch + 1}, step {self._step}; "
-            f"{where}. Look for labels out of range and for rows of padding alone, "
-            "lower the learning rate or lengthen its warm-up, then go on from the last "
-            "checkpoint."
+            f"{what} in epoch {self._epoch + 1}, step {self._step}; {where}. Look for "
+            "labels out of range and for rows of padding alone, lower the learning "
+            "rate or lengthen its warm-up, then go on from the last checkpoint."
         )
 
     def _reads_ahead(self):
@@ -158,23 +174,26 @@ class StopOnNaN(keras.callbacks.Callback):
         return self.model.distribute_strategy.num_replicas_in_sync > 1
 
     def _save(self):
-        if not self._batches:
-            return
-        number, arrays = self._batches[-1]
+        batches = list(self._batches)
         if self._reads_ahead():
-            number = self._steps_of_pass - 1
-            arrays = next((arrays for n, arrays in self._batches if n == number), None)
-        if arrays is None:
+            last = self._passes, self._steps_of_pass - 1
+            places = [place for place, batch in enumerate(batches) if batch[:2] == last]
+            batches = batches[: places[0] + 1] if places else []
+        if not batches:
             return
+        name = f"nan-epoch-{self._epoch + 1:05d}-step-{self._step:05d}.npz"
+        self.saved_batch = self._write(name, batches[-1])
+        if len(batches) > 1 and (self._epoch or self._step > 1):
+            self.saved_batch_before = self._write(f"before-{name}", batches[-2])
+
+    def _write(self, name, batch):
+        *_, arrays = batch
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / (
-            f"nan-epoch-{self._epoch + 1:05d}-step-{self._step:05d}.npz"
-        )
-        unfinished = file.with_name(f"unfinished-{file.name}")
+        unfinished = self.folder / f"unfinished-{name}"
         np.savez_compressed(
             unfinished,
             structure=json.dumps(self._structure),
             **{str(index): array for index, array in enumerate(arrays)},
         )
-        os.replace(unfinished, file)
-        self.saved_batch = file
+        os.replace(unfinished, self.folder / name)
+        return self.folder / name

@@ -32,16 +32,19 @@ def saved(folder, dataset, **arguments):
     with pytest.raises(FloatingPointError, match="The loss is nan") as error:
         model().fit(stop.watch(dataset), verbose=0, callbacks=[stop], **arguments)
     assert str(stop.saved_batch) in str(error.value)
-    return stop.saved_batch
+    assert str(stop.saved_batch_before) in str(error.value)
+    return stop.saved_batch, stop.saved_batch_before
 
 
 def test_in_the_first_epoch(tmp_path):
-    file = saved(tmp_path / "new", poisoned_dataset(7))
+    file, before = saved(tmp_path / "new", poisoned_dataset(7))
     assert file.name == "nan-epoch-00001-step-00008.npz"
     inputs, labels = kt.training.StopOnNaN.load_batch(file)
     assert inputs["a"].tolist() == [[7.0]] and inputs["b"].shape == (1, 2)
     assert np.isnan(labels).all()
-    assert [p.name for p in (tmp_path / "new").iterdir()] == [file.name]
+    inputs, _ = kt.training.StopOnNaN.load_batch(before)
+    assert inputs["a"].tolist() == [[6.0]]
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {file.name, before.name}
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
@@ -79,7 +82,7 @@ def test_in_the_second_pass(tmp_path):
         tf.TensorSpec(()),
     )
     dataset = tf.data.Dataset.from_generator(rows, output_signature=spec).batch(1)
-    file = saved(tmp_path, dataset, epochs=9)
+    file, _ = saved(tmp_path, dataset, epochs=9)
     inputs, _ = kt.training.StopOnNaN.load_batch(file)
     assert inputs["a"].tolist() == [[3.0]]
     assert file.name.endswith("step-00004.npz")
@@ -124,3 +127,68 @@ def test_after_a_resume(tmp_path):
     assert "epoch 3, step 2" in message
     inputs, _ = kt.training.StopOnNaN.load_batch(stop.saved_batch)
     assert inputs["a"].tolist() == [[9.0]]
+
+
+class SpoiltGradient(keras.layers.Layer):
+    """Adds a little; where the input is 5, the gradient is NaN."""
+
+    def call(self, inputs):
+        return inputs + 0.1 * keras.ops.sqrt(keras.ops.abs(inputs - 5.0))
+
+
+def spoilt_model():
+    """Row 5 has a finite loss and a gradient that is none."""
+    inputs = {"a": keras.Input((1,), name="a"), "b": keras.Input((2,), name="b")}
+    scaled = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Model(inputs, SpoiltGradient()(scaled(inputs["a"])))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+@pytest.mark.parametrize("is_stop_first", [True, False])
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_spoilt_state_is_never_saved(tmp_path, capsys, kind, is_stop_first):
+    stop = kt.training.StopOnNaN(tmp_path / "bad")
+    folder = tmp_path / "checkpoints"
+    resume = kt.training.ResumeFromCheckpoint(folder, every_steps=2)
+    network = spoilt_model() if kind == "gradient" else model()
+    with pytest.raises(FloatingPointError, match="epoch 1, step"):
+        network.fit(
+            stop.watch(poisoned_dataset(5 if kind == "loss" else -1)),
+            verbose=0,
+            callbacks=[stop, resume] if is_stop_first else [resume, stop],
+        )
+    # The sixth step spoils the weights; with a finite loss, only the next one shows it.
+    inputs, _ = kt.training.StopOnNaN.load_batch(
+        stop.saved_batch if kind == "loss" else stop.saved_batch_before
+    )
+    assert inputs["a"].tolist() == [[5.0]]
+    assert (resume.finished_epochs, resume.finished_steps) == (0, 4)
+    is_told = kind == "gradient" or not is_stop_first
+    assert ("this state is not saved" in capsys.readouterr().out) == is_told
+
+
+def test_weights_that_the_last_step_of_an_epoch_spoils(tmp_path):
+    stop = kt.training.StopOnNaN(tmp_path / "bad")
+    resume = kt.training.ResumeFromCheckpoint(tmp_path / "checkpoints")
+    with pytest.raises(FloatingPointError, match="kernel is not finite.*step 6; "):
+        spoilt_model().fit(
+            stop.watch(poisoned_dataset(-1).take(6)),
+            verbose=0,
+            callbacks=[stop, resume],
+        )
+    inputs, _ = kt.training.StopOnNaN.load_batch(stop.saved_batch)
+    assert inputs["a"].tolist() == [[5.0]]
+    assert resume.finished_epochs == 0
+
+
+def test_under_two_replicas_that_read_ahead(tmp_path, mirrored_strategy):
+    stop = kt.training.StopOnNaN(tmp_path)
+    with mirrored_strategy.scope():
+        network = model()
+    rows = poisoned_dataset(9, repeats=1).unbatch().batch(2)
+    with pytest.raises(FloatingPointError, match="epoch 1, step 5"):
+        network.fit(stop.watch(rows), verbose=0, callbacks=[stop])
+    for file, first in ((stop.saved_batch, 8.0), (stop.saved_batch_before, 6.0)):
+        inputs, _ = kt.training.StopOnNaN.load_batch(file)
+        assert inputs["a"].tolist() == [[first], [first + 1]]
