@@ -9,6 +9,7 @@ from keras_tformer.training.whole_batch import (
     is_in_parts,
     known_totals,
     measured_totals,
+    parts_in_batch,
     total_over_batch,
 )
 
@@ -23,7 +24,9 @@ def accumulate_gradients(model, micro_batches):
     `gradient_accumulation_steps`, which counts parts as steps, averages means instead.
     Under a strategy each replica computes its own share in that many parts. Where a
     layer looks at other rows of the batch (batch normalization, ranges of quantization)
-    it sees the part. Dropout draws anew for each part.
+    it sees the part, of a batch with fewer rows than parts at least one row. Dropout
+    draws anew for each part. A layer's weight `step`, which those of quantization have,
+    counts batches.
 
     Args:
         model: a functional or Sequential `keras.Model`. Changed in place; `compile` it
@@ -62,10 +65,15 @@ def accumulate_gradients(model, micro_batches):
             f"Received a {type(model).__name__}, which has a training step of its own. "
             "Expected a functional or Sequential model."
         )
-    vars(model).pop("train_step", None)
+    for name, replaced in (
+        ("train_step", _train_step),
+        ("_aggregate_additional_loss", _share_of_penalty),
+    ):
+        vars(model).pop(name, None)
+        if micro_batches > 1:
+            vars(model)[name] = functools.partial(replaced, model, micro_batches)
     if micro_batches > 1:
         _measure_keras_losses()
-        vars(model)["train_step"] = functools.partial(_train_step, model, micro_batches)
     model.train_function = None
     return model
 
@@ -82,20 +90,26 @@ def _train_step(model, micro_batches, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         model.compute_loss(x, y, model(x, training=True), sample_weight)
 
+    counters = [getattr(layer, "step", None) for layer in model._flatten_layers()]
+    counters = [step for step in counters if isinstance(step, keras.Variable)]
+    counted = [tf.convert_to_tensor(step.value) for step in counters]
     variables = model.trainable_variables
     gradients, loss_sum = [None] * len(variables), 0.0
     for number in range(micro_batches):
         done = [gradient for gradient in gradients if gradient is not None]
+        start, end = (rows * k // micro_batches for k in (number, number + 1))
+        has_rows = isinstance(rows, int) and end > start
         with tf.control_dependencies(done):  # or all parts are in memory at once
-            start, end = (rows * k // micro_batches for k in (number, number + 1))
-            part = tf.nest.map_structure(lambda t, a=start, b=end: t[a:b], data)
+            seen = part = _rows(data, start, end)
+            if not has_rows:  # no mean and no range of nothing, which would be NaN
+                seen = _rows(data, start, ops.maximum(end, start + 1))
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        with tf.GradientTape() as tape, known_totals(totals):
-            outputs = model(x, training=True)
+        seen, _, _ = keras.utils.unpack_x_y_sample_weight(seen)
+        parts = rows / (end - start) if has_rows else micro_batches
+        with tf.GradientTape() as tape, known_totals(totals, parts):
+            outputs = model(seen, training=True)
+            outputs = outputs if has_rows else _rows(outputs, 0, end - start)
             loss = model.compute_loss(x, y, outputs, sample_weight)
-            for penalty in model.losses:  # every part has the weights' in full
-                penalty = model._aggregate_additional_loss(penalty)
-                loss -= (1 - 1 / micro_batches) * penalty
             scaled = model.optimizer.scale_loss(loss)
         loss_sum += loss
         for index, gradient in enumerate(tape.gradient(scaled, variables)):
@@ -104,6 +118,9 @@ def _train_step(model, micro_batches, data):
                 known = gradients[index]
                 gradients[index] = gradient if known is None else known + gradient
         model.compute_metrics(x, y, outputs, sample_weight)
+        for step, before in zip(counters, counted, strict=True):
+            if number < micro_batches - 1:
+                step.assign(before)
     model._loss_tracker.update_state(
         keras_losses.unscale_loss_for_distribution(loss_sum), sample_weight=rows
     )
@@ -111,14 +128,36 @@ def _train_step(model, micro_batches, data):
     return model.get_metrics_result()
 
 
+def _rows(batch, start, end):
+    import tensorflow as tf
+
+    def rows(tensor):
+        part, mask = tensor[start:end], getattr(tensor, "_keras_mask", None)
+        if mask is not None:
+            part._keras_mask = mask[start:end]
+        return part
+
+    return tf.nest.map_structure(rows, batch)
+
+
+def _share_of_penalty(model, micro_batches, loss):
+    """Every part has the penalties on weights in full."""
+    whole = type(model)._aggregate_additional_loss(model, loss)
+    return whole / micro_batches if is_in_parts() else whole
+
+
 _known_reduction = []  # what was put in the place of Keras' function
 
 
 def _measure_keras_losses():
-    """Lets Keras' own losses divide by the whole batch's totals, in parts only."""
+    """Lets Keras' own losses divide by the whole batch's totals, in parts only.
+
+    And what it logs of the losses of several outputs be means over the batch.
+    """
     from keras.src.losses import loss as keras_losses
 
     reduce_values, apply_mask = keras_losses.reduce_values, keras_losses.apply_mask
+    unscale = keras_losses.unscale_loss_for_distribution
     if reduce_values in _known_reduction:
         return
 
@@ -147,5 +186,12 @@ def _measure_keras_losses():
             )
         return apply_mask(sample_weight, mask, dtype, reduction)
 
+    @functools.wraps(unscale)
+    def unscale_part(value):
+        parts = parts_in_batch()
+        with known_totals([]):  # `unscale` may have such a function inside already
+            return unscale(value) * parts
+
     _known_reduction[:] = [reduce_part]
+    keras_losses.unscale_loss_for_distribution = unscale_part
     keras_losses.reduce_values, keras_losses.apply_mask = reduce_part, mask_part

@@ -8,6 +8,7 @@ from keras_tformer.training.intermediate_outputs import (
     number_of_calls,
 )
 from keras_tformer.training.soft_target_distillation import SoftTargetDistillation
+from keras_tformer.training.whole_batch import parts_in_batch
 
 TEACHER_OUTPUTS = "teacher_outputs"
 _LEARNING = "student_outputs_and_features"
@@ -186,8 +187,9 @@ class Distiller(keras.Model):
             teacher = self.teacher_outputs(x)
         teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
 
-        # Losses are sums of a replica over weights of all: they add up to the loss.
-        num_replicas = _number_of_replicas()
+        # Losses are sums of a part over weights of the batch: they add up to the loss.
+        parts = parts_in_batch()
+        scale = _number_of_replicas() * parts
         distillation_loss = 0.0
         for loss, weight, tracker in zip(
             self.distillation_losses,
@@ -202,7 +204,7 @@ class Distiller(keras.Model):
                 labels=y,
                 sample_weight=sample_weight,
             )
-            tracker.update_state(value * num_replicas)
+            tracker.update_state(value * scale, sample_weight=1 / parts)
             distillation_loss += weight * value
         share = self.student_loss_weight
         total = (1 - share) * distillation_loss
@@ -213,7 +215,9 @@ class Distiller(keras.Model):
         student_loss = super().compute_loss(
             x, y, student["outputs"], sample_weight, training
         )
-        self._student_loss_tracker.update_state(student_loss * num_replicas)
+        self._student_loss_tracker.update_state(
+            student_loss * scale, sample_weight=1 / parts
+        )
         for penalty in self.losses:  # regularization counts in full
             total += (1 - share) * self._aggregate_additional_loss(penalty)
         return total + share * student_loss

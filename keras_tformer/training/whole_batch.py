@@ -51,19 +51,40 @@ def measured_totals():
 
 
 @contextlib.contextmanager
-def known_totals(totals):
+def known_totals(totals, parts=1):
     """Gives these totals, in their order, to those who ask inside.
 
+    Args:
+        totals: list of scalars.
+        parts: what `parts_in_batch` gives inside.
+
     Example:
-        >>> with known_totals([5.0, 7.0]):
-        ...     total_over_batch(2.0), total_over_batch(3.0)
-        (5.0, 7.0)
+        >>> with known_totals([5.0, 7.0], parts=4):
+        ...     total_over_batch(2.0), total_over_batch(3.0), parts_in_batch()
+        (5.0, 7.0, 4)
     """
-    _trace.known = iter(totals)
+    outside = getattr(_trace, "known", None), parts_in_batch()
+    _trace.known, _trace.parts = iter(totals), parts
     try:
         yield
     finally:
-        _trace.known = None
+        _trace.known, _trace.parts = outside
+
+
+def parts_in_batch():
+    """Says how many parts like the one that is being traced make up the batch.
+
+    Losses of parts add up to that of the batch. So a loss that goes into a mean over
+    the parts is first multiplied by this number, with its inverse as the weight.
+
+    Returns:
+        A number; 1 outside of micro-batches.
+
+    Example:
+        >>> parts_in_batch()
+        1
+    """
+    return getattr(_trace, "parts", 1)
 
 
 def is_in_parts():
