@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import matplotlib
+import run_options
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
@@ -36,9 +37,20 @@ def parser(description, epochs, learning_rate, sequence_length):
     add("--size", choices=sorted(SIZES), default="small", help="if afresh")
     add("--vocabulary-size", type=int, default=8000, help="if afresh")
     add("--output", type=pathlib.Path, required=True, help="folder for what comes out")
-    add("--resume", action="store_true", help="go on with the run in --output")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output, with the options it began with (see its "
+        "options.json; --epochs, --patience and --micro-batches may change)",
+    )
     add("--epochs", type=int, default=epochs)
     add("--batch-size", type=int, default=32)
+    add(
+        "--micro-batches",
+        type=int,
+        default=1,
+        help="parts in which a batch is computed, where the memory has no room for it",
+    )
     add("--learning-rate", type=float, default=learning_rate)
     add("--sequence-length", type=int, default=sequence_length)
     add(
@@ -69,6 +81,7 @@ def start(options, texts):
             f"{options.output} is not empty. Add --resume to go on with the run in it, "
             "or name another --output."
         )
+    run_options.refuse_others(options)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.checkpoint is None:
         file = options.output / "vocab.txt"
@@ -132,11 +145,20 @@ def fit(options, model, dataset, num_examples, arguments, monitor, **more):
     Returns:
         A dict from names to lists, one number for each epoch.
     """
-    steps = max(num_examples // options.batch_size, 1)
+    if num_examples < options.batch_size:
+        raise SystemExit(
+            f"{options.data} gives {num_examples} training rows, fewer than "
+            f"--batch-size {options.batch_size}: there is no full batch to train on. "
+            f"Give --batch-size {max(num_examples, 1)} or less, or more data."
+        )
+    run_options.write(options)
+    steps = num_examples // options.batch_size
     steps = min(steps, options.steps or steps)
     total = steps * options.epochs
     schedule = kt.training.LinearWarmup(options.learning_rate, total // 10, total)
     model.compile(kt.training.adamw(schedule), **arguments)
+    if options.micro_batches != 1:
+        kt.training.accumulate_gradients(model, options.micro_batches)
     early_stopping = keras.callbacks.EarlyStopping(
         monitor,
         mode="min" if monitor.endswith(("loss", "perplexity")) else "max",

@@ -10,6 +10,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import run_options
 import tensorflow as tf
 from fine_tuning import draw_curves
 
@@ -30,7 +31,12 @@ def parser(description, learning_rate):
     add("--vocabulary-size", type=int, default=8000)
     add("--held-out-share", type=float, default=0.02, help="of the documents")
     add("--output", type=pathlib.Path, required=True)
-    add("--resume", action="store_true", help="go on with the run in --output")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output, with the options it began with (see its "
+        "options.json; the numbers of steps may change before the second phase)",
+    )
     add("--size", default="cpu", help="cpu, or a published size such as base")
     add("--steps", type=int, default=2000, help="of the first phase")
     add("--second-steps", type=int, default=0, help="of the phase with long rows")
@@ -38,6 +44,7 @@ def parser(description, learning_rate):
     add("--second-sequence-length", type=int, default=512)
     add("--batch-size", type=int, default=32)
     add("--second-batch-size", type=int, default=8)
+    add("--micro-batches", type=int, default=1, help="parts of a batch, for its memory")
     add("--optimizer", choices=("adamw", "lamb"), default="adamw")
     add("--learning-rate", type=float, default=learning_rate)
     add("--masking", choices=("subword", "whole_word", "ngram"), default="whole_word")
@@ -64,7 +71,9 @@ def start(options):
             f"{output} is not empty. Add --resume to go on with the run in it, or name "
             "another --output."
         )
+    run_options.refuse_others(options, may_change(output))
     output.mkdir(parents=True, exist_ok=True)
+    run_options.write(options)
     keras.config.set_dtype_policy(options.precision)
     keras.utils.set_random_seed(options.seed)
     if options.data is None:
@@ -91,6 +100,17 @@ def start(options):
     return train, held_out, tokenizer
 
 
+def may_change(output):
+    """Names the options that may be others at --resume."""
+    names = run_options.MAY_CHANGE | {"jit_compile", "peak_tflops", "strategy"}
+    before = run_options.read(output)
+    if not before or (output / "second_phase").exists():
+        return names
+    # Nor where a last, shorter epoch was trained: epochs are what the data counts by.
+    is_even = before["steps"] % before["epoch_steps"] == 0
+    return names | ({"steps", "second_steps"} if is_even else {"second_steps"})
+
+
 def run(options, make_dataset, make_encoder, add_heads, task, documents, tokenizer):
     """Trains both phases, scores the held-out documents, writes the encoder.
 
@@ -115,6 +135,8 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         arguments["weighted_metrics"]["masked_lm"].append(kt.training.Perplexity())
         jit_compile = options.jit_compile or "auto"
         model.compile(optimizer, jit_compile=jit_compile, **arguments)
+        if options.micro_batches != 1:
+            kt.training.accumulate_gradients(model, options.micro_batches)
     histories, scores = {}, {}
     for name, steps, length, batch_size in (
         ("first", options.steps, options.sequence_length, options.batch_size),

@@ -68,6 +68,26 @@ def test_glue_classification_resumes_and_draws(tmp_path, sentiment, capsys):
         run("finetune_glue", *common, "--epochs", 2)
     run("finetune_glue", *common, "--epochs", 2, "--resume")
     assert "epoch 2/2, 5 steps" in capsys.readouterr().out  # the first is not repeated
+    assert json.loads((output / "options.json").read_text())["epochs"] == 2
+
+    other = [*common, "--resume", "--seed", 5]
+    with pytest.raises(SystemExit, match="began with --seed 0; now it is 5. Give the"):
+        run("finetune_glue", *other)
+    moved = train.rename(tmp_path / "moved.tsv")
+    common[3] = moved
+    run("finetune_glue", *common, "--epochs", 2, "--resume")  # its content is the same
+    moved.write_text(moved.read_text() + "a fast new row\t0\n")
+    with pytest.raises(SystemExit, match="moved.tsv with another content"):
+        run("finetune_glue", *common, "--resume")
+
+
+def test_too_few_rows_for_a_batch_are_refused(tmp_path, sentiment):
+    train, dev = sentiment
+    with pytest.raises(SystemExit, match="43 training rows, fewer than --batch-size"):
+        run(
+            "finetune_glue", "--task", "cola", "--data", train, "--dev", dev, *TINY,
+            "--batch-size", 44, "--output", tmp_path / "out",
+        )  # fmt: skip
 
 
 def score_epochs(monkeypatch):
@@ -160,7 +180,7 @@ def test_named_entities(tmp_path):
     files = ["--data", tmp_path / "train.conll", "--dev", tmp_path / "dev.conll"]
     output, scores = run(
         "finetune_ner", *files, *TINY, "--sequence-length", 5, "--epochs", 2,
-        "--class-weights", "--output", tmp_path / "out",
+        "--class-weights", "--micro-batches", 3, "--output", tmp_path / "out",
     )  # fmt: skip
     assert set(scores) == {"entity_precision", "entity_recall", "entity_f1"}
     tagged = (output / "predictions.conll").read_text().strip("\n").split("\n\n")
