@@ -110,25 +110,27 @@ def score_epochs(monkeypatch):
 KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
+title, epoch, step = sys.argv[3].split(",")
 import pytest, test_fine_tuning
 import keras_tformer as kt
 
 class Progress(kt.training.RichProgress):
     def on_train_batch_end(self, batch, logs=None):
-        if (self._epoch, batch) == (3, 1):
+        is_there = (self._epoch + 1, batch + 1) == (int(epoch), int(step))
+        if is_there and self.title.startswith(title):
             os.kill(os.getpid(), signal.SIGKILL)
 
 kt.training.RichProgress = Progress
 with pytest.MonkeyPatch.context() as patch:
     test_fine_tuning.score_epochs(patch)
-    test_fine_tuning.run(*sys.argv[3:])
+    test_fine_tuning.run(*sys.argv[4:])
 """
 
 
-def killed(script, *arguments):
-    """Runs a script in a process that is killed in the second step of epoch 4."""
+def killed(place, script, *arguments):
+    """Runs a script in a process that is killed at "training's title,epoch,step"."""
     paths = pathlib.Path(__file__).parent, EXAMPLES
-    command = [sys.executable, "-c", KILLED, *paths, script, *arguments]
+    command = [sys.executable, "-c", KILLED, *paths, place, script, *arguments]
     ended = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, timeout=300
     )
@@ -157,7 +159,7 @@ def test_glue_regression_of_pairs_killed_and_resumed(tmp_path, monkeypatch, caps
     assert set(scores) == {"pearson", "spearman", "accuracy_at_threshold"}
     assert "the model of epoch 3 of 5 is kept" in capsys.readouterr().out
 
-    killed(*common, tmp_path / "parts")
+    killed("fine-tuning,4,2", *common, tmp_path / "parts")
     # Then as if it had been killed after the training, before the results were written.
     for said in "epoch 5/6, 4 steps", "nothing left to train":
         assert not (tmp_path / "parts" / "model.keras").exists()
@@ -234,31 +236,45 @@ def test_causal_language_model(tmp_path, capsys):
     assert "continues:" in capsys.readouterr().out
 
 
-def pretrained(tmp_path, script, *options):
+def pretraining(tmp_path, script, *options):
+    """The script's name and its options; the last one is the folder of the results."""
     documents = ["\n".join(sentences(9, seed=n)) for n in range(60)]
     (tmp_path / "corpus.txt").write_text("\n\n".join(documents))
     options += tuple("--steps 4 --epoch-steps 2 --sequence-length 16".split())
     options += tuple("--batch-size 8 --vocabulary-size 90 --size tiny".split())
-    return run(
+    return (
         script, "--data", tmp_path / "corpus.txt", *options, "--held-out-share", 0.3,
         "--peak-tflops", 0.1, "--output", tmp_path / "pretrained",
     )  # fmt: skip
 
 
-def test_albert_in_two_phases_then_fine_tuned_and_as_embedder(
+def test_albert_in_two_phases_killed_fine_tuned_and_as_embedder(
     tmp_path, sentiment, capsys
 ):
-    phase = "--second-steps 2 --second-sequence-length 32 --second-batch-size 4"
-    choices = "--optimizer lamb --masking ngram"
-    output, scores = pretrained(
-        tmp_path, "pretrain_albert", *phase.split(), *choices.split()
-    )
+    phase = "--second-steps 4 --second-sequence-length 32 --second-batch-size 4"
+    choices = "--optimizer lamb --masking ngram --micro-batches 2"
+    choices = *phase.split(), *choices.split()
+    script = pretraining(tmp_path, "pretrain_albert", *choices)
+    output, scores = run(*script)
     assert " tokens/s, MFU " in capsys.readouterr().out
     for name in ("first", "second"):
         assert 0 <= scores["held_out"][name]["sentence_order_accuracy"] <= 1
         assert scores["held_out"][name]["masked_lm_perplexity"] > 1
         assert (output / f"{name}_phase.png").exists()
     assert len(scores["histories"]["first"]["loss"]) == 2
+
+    script = *script[:-1], tmp_path / "parts"
+    killed("second,2,2", *script)
+    capsys.readouterr()
+    parts, resumed = run(*script, "--resume")
+    said = capsys.readouterr().out
+    assert "first phase, length 16: nothing left to train" in said
+    assert "second phase, length 32: epoch 2/2, 2 steps" in said
+    for name, score in scores["held_out"]["second"].items():
+        assert resumed["held_out"]["second"][name] == pytest.approx(score, rel=1e-5)
+    assert_same_model(parts / "encoder.keras", output / "encoder.keras")
+    with pytest.raises(SystemExit, match="began with --held-out-share 0.3"):
+        run(*script, "--resume", "--held-out-share", 0.2)
 
     train, dev = sentiment
     encoder = ["--checkpoint", output / "encoder.keras"]
@@ -281,5 +297,5 @@ def test_albert_in_two_phases_then_fine_tuned_and_as_embedder(
 
 def test_bert_with_next_sentence(tmp_path):
     choices = "--sine-positions", "--jit-compile"
-    _, scores = pretrained(tmp_path, "pretrain_bert", *choices)
+    _, scores = run(*pretraining(tmp_path, "pretrain_bert", *choices))
     assert 0 <= scores["held_out"]["first"]["next_sentence_accuracy"] <= 1
