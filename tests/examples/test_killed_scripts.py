@@ -105,7 +105,7 @@ def test_pretraining_in_its_second_phase(tmp_path, capsys):
     (tmp_path / "corpus.txt").write_text("\n\n".join(documents))
     steps = "--steps 2 --second-steps 4 --epoch-steps 2 --sequence-length 16 "
     sizes = "--second-sequence-length 32 --batch-size 8 --second-batch-size 4 "
-    choices = "--vocabulary-size 90 --size tiny --optimizer lamb --micro-batches 2"
+    choices = "--vocabulary-size 90 --size tiny --optimizer lamb"
     script = (
         "pretrain_albert", "--data", tmp_path / "corpus.txt",
         *(steps + sizes + choices).split(), "--held-out-share", 0.3,
