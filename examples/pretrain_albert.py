@@ -3,14 +3,15 @@
     python examples/pretrain_albert.py --output albert           # the embedded corpus
     python examples/pretrain_albert.py --data wiki.txt --output albert --steps 20000 \\
         --sine-positions --jit-compile
-    python examples/pretrain_albert.py --data texts/ --size base --optimizer lamb \\
-        --learning-rate 1.76e-3 --batch-size 4096 --steps 112500 --second-steps 12500 \\
-        --masking ngram --precision mixed_bfloat16 --output albert   # the paper's
+    python examples/pretrain_albert.py --data texts/ --vocabulary-size 30000 \\
+        --size base --optimizer lamb --learning-rate 1.76e-3 --warmup-steps 3125 \\
+        --batch-size 4096 --sequence-length 512 --steps 125000 --masking ngram \\
+        --precision mixed_bfloat16 --output albert                   # the paper's
 
-Lan et al. 2019 (arXiv 1909.11942), section 4.1. The size "cpu" is one that two cores
-train, "small" one for a GPU and a few minutes. Curves, TensorBoard's logs, scores on
-held-out documents and `encoder.keras` go into `--output`; killed and started again with
-`--resume`, it goes on.
+Lan et al. 2019 (arXiv 1909.11942), section 4.1; the warm-up is that of the authors'
+code. The size "cpu" is one that two cores train, "small" one for a GPU and a few
+minutes. Curves, TensorBoard's logs, scores on held-out documents and `encoder.keras` go
+into `--output`; killed and started again with `--resume`, it goes on.
 """
 
 import pretraining

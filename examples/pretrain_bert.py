@@ -3,8 +3,9 @@
     python examples/pretrain_bert.py --output bert               # the embedded corpus
     python examples/pretrain_bert.py --data wiki.txt --output bert --steps 20000 \\
         --sine-positions --jit-compile
-    python examples/pretrain_bert.py --data texts/ --size base --learning-rate 1e-4 \\
-        --batch-size 256 --steps 900000 --second-steps 100000 --second-batch-size 256 \\
+    python examples/pretrain_bert.py --data texts/ --vocabulary-size 30000 \\
+        --size base --learning-rate 1e-4 --warmup-steps 10000 --batch-size 256 \\
+        --steps 900000 --second-batch-size 256 --second-steps 100000 \\
         --masking subword --precision mixed_bfloat16 --output bert   # the paper's
 
 Devlin et al. 2019 (arXiv 1810.04805), appendix A.2. The size "cpu" is one that two

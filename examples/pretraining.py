@@ -47,6 +47,7 @@ def parser(description, learning_rate):
     add("--micro-batches", type=int, default=1, help="parts of a batch, for its memory")
     add("--optimizer", choices=("adamw", "lamb"), default="adamw")
     add("--learning-rate", type=float, default=learning_rate)
+    add("--warmup-steps", type=int, help="default: a tenth of all steps")
     add("--masking", choices=("subword", "whole_word", "ngram"), default="whole_word")
     add("--mask-share", type=float, default=0.15)
     add("--sine-positions", action="store_true", help="short runs need it to learn")
@@ -129,7 +130,8 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         if options.sine_positions:
             start_as_sines(encoder)
         model = add_heads(encoder)
-        schedule = kt.training.LinearWarmup(options.learning_rate, total // 10, total)
+        warmup = total // 10 if options.warmup_steps is None else options.warmup_steps
+        schedule = kt.training.LinearWarmup(options.learning_rate, warmup, total)
         optimizer = getattr(kt.training, options.optimizer)(schedule)
         arguments = kt.training.compile_arguments(task)
         arguments["weighted_metrics"]["masked_lm"].append(kt.training.Perplexity())
@@ -152,36 +154,46 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
         resume = kt.training.ResumeFromCheckpoint(
             options.output / f"{name}_phase", passes_over_batches=False
         )
-        epoch_steps = min(options.epoch_steps, steps)
         settings = {
             "masking": options.masking,
             "mask_share": options.mask_share,
             "seed": options.seed,
         }
         sizes = tokenizer, length, batch_size
-        first_step = resume.finished_epochs * epoch_steps
-        train = make_dataset(documents[0], *sizes, first_step=first_step, **settings)
         held_out = make_dataset(documents[1], *sizes, num_epochs=1, **settings)
         stop = kt.training.StopOnNaN(options.output)
-        progress = kt.training.RichProgress(
-            f"{name} phase, length {length}",
-            tokens_per_step=batch_size * length,
-            **flops(options, model, train.element_spec[0]),
-        )
-        model.fit(
-            stop.watch(train),
-            epochs=steps // epoch_steps,
-            steps_per_epoch=epoch_steps,
-            validation_data=held_out.cache(),
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                progress,
-                stop,  # before what saves
-                resume,
-                keras.callbacks.TensorBoard(options.output / "logs" / name),
-            ],
-        )
+        # Keras' epochs are equally long; the steps left over are a `fit` of their own.
+        epoch_steps = min(options.epoch_steps, steps)
+        whole_epochs, rest = divmod(steps, epoch_steps)
+        parts = [(whole_epochs, epoch_steps)]
+        if rest:
+            parts.append((whole_epochs + 1, rest))
+        if resume.finished_epochs >= whole_epochs:
+            parts = parts[-1:]
+        for epochs, steps_per_epoch in parts:
+            first_step = resume.finished_epochs * epoch_steps
+            train = make_dataset(
+                documents[0], *sizes, first_step=first_step, **settings
+            )
+            progress = kt.training.RichProgress(
+                f"{name} phase, length {length}",
+                tokens_per_step=batch_size * length,
+                **flops(options, model, train.element_spec[0]),
+            )
+            model.fit(
+                stop.watch(train),
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                validation_data=held_out.cache(),
+                shuffle=False,
+                verbose=0,
+                callbacks=[
+                    progress,
+                    resume,
+                    stop,
+                    keras.callbacks.TensorBoard(options.output / "logs" / name),
+                ],
+            )
         histories[name] = resume.history
         draw_curves(options.output / f"{name}_phase.png", resume.history)
         scores[name] = model.evaluate(held_out, verbose=0, return_dict=True)
