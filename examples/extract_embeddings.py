@@ -12,8 +12,8 @@ A text a line. `--output` gets `vectors.npy`, `(N, D)` float32 of length 1, and
 import argparse
 import pathlib
 
-import fine_tuning
 import numpy as np
+from open_checkpoint import open_encoder
 
 import keras_tformer as kt
 
@@ -24,6 +24,7 @@ def main(arguments=None):
     )
     add = parser.add_argument
     add("--checkpoint", required=True, help="see finetune_glue.py")
+    add("--cased", action=argparse.BooleanOptionalAction, help="see finetune_glue.py")
     add("--data", required=True, type=pathlib.Path, help="a text a line")
     add("--output", type=pathlib.Path, default=pathlib.Path("embeddings_output"))
     add("--pooling", choices=("mean", "max", "first", "pooled"), default="mean")
@@ -36,7 +37,7 @@ def main(arguments=None):
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise SystemExit(f"{options.data} holds no text; expected one a line.")
-    encoder, tokenizer = fine_tuning.from_checkpoint(options.checkpoint)
+    encoder, tokenizer = open_encoder(options.checkpoint, options.cased)
     model = kt.models.text_embedder(encoder, pooling=options.pooling, normalize=True)
 
     def embed(texts):

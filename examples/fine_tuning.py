@@ -13,11 +13,14 @@ import run_options
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
+from open_checkpoint import open_encoder, save_tokenizer, tokenizer_beside
 
 import keras_tformer as kt
 
 # Layers, width, heads, embeddings (ALBERT): what a CPU trains from scratch in minutes.
 SIZES = {"tiny": (2, 32, 2, 16), "small": (4, 128, 4, 64), "medium": (6, 256, 4, 128)}
+# Such an --output may be used again: nothing was trained.
+LEFT_BY_A_FAILED_START = {"tokenizer.json", "vocab.txt", "spiece.model", "options.json"}
 
 
 def parser(description, epochs, learning_rate, sequence_length):
@@ -30,12 +33,17 @@ def parser(description, epochs, learning_rate, sequence_length):
     add("--dev", required=True, help="file to score, never trained on")
     add(
         "--checkpoint",
-        help="encoder.keras of a pretraining script, a Hugging Face folder or name, or "
-        "the prefix of a TF1 checkpoint; without it a small model starts afresh",
+        help="encoder.keras or model.keras of these scripts, a Hugging Face folder or "
+        "name, or the prefix of a TF1 checkpoint; default: a small model, afresh",
+    )
+    add(
+        "--cased",
+        action=argparse.BooleanOptionalAction,
+        help="whether capitals count; default: if the vocabulary holds any",
     )
     add("--family", choices=("albert", "bert"), default="albert", help="if afresh")
     add("--size", choices=sorted(SIZES), default="small", help="if afresh")
-    add("--vocabulary-size", type=int, default=8000, help="if afresh")
+    add("--vocabulary-size", type=positive, default=8000, help="if afresh")
     add("--output", type=pathlib.Path, required=True, help="folder for what comes out")
     add(
         "--resume",
@@ -43,16 +51,16 @@ def parser(description, epochs, learning_rate, sequence_length):
         help="go on with the run in --output, with the options it began with (see its "
         "options.json; --epochs, --patience and --micro-batches may change)",
     )
-    add("--epochs", type=int, default=epochs)
-    add("--batch-size", type=int, default=32)
+    add("--epochs", type=positive, default=epochs)
+    add("--batch-size", type=positive, default=32)
     add(
         "--micro-batches",
-        type=int,
+        type=positive,
         default=1,
         help="parts in which a batch is computed, where the memory has no room for it",
     )
     add("--learning-rate", type=float, default=learning_rate)
-    add("--sequence-length", type=int, default=sequence_length)
+    add("--sequence-length", type=positive, default=sequence_length)
     add(
         "--patience",
         type=int,
@@ -60,9 +68,16 @@ def parser(description, epochs, learning_rate, sequence_length):
         help="epochs without a better dev score after which training stops; those that "
         "score exactly what the first one did are not counted until one differs",
     )
-    add("--steps", type=int, help="stop an epoch after so many steps")
+    add("--steps", type=positive, help="stop an epoch after so many steps")
     add("--seed", type=int, default=0)
     return made
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}; expected 1 or more")
+    return number
 
 
 def start(options, texts):
@@ -75,35 +90,37 @@ def start(options, texts):
     Returns:
         A pair of the encoder, a `keras.Model`, and the tokenizer.
     """
+    prepare_output(options)
+    if options.checkpoint is not None:
+        encoder, tokenizer = open_encoder(options.checkpoint, options.cased)
+        save_tokenizer(tokenizer, options.output)
+        return encoder, tokenizer
+    tokenizer = learn_vocabulary(options, texts)
+    return untrained(options, tokenizer.vocabulary_size), tokenizer
+
+
+def prepare_output(options):
+    """Makes the output folder, or refuses one that holds another run."""
     keras.utils.set_random_seed(options.seed)
-    if options.output.exists() and any(options.output.iterdir()) and not options.resume:
+    options.output.mkdir(parents=True, exist_ok=True)
+    found = {file.name for file in options.output.iterdir()} - LEFT_BY_A_FAILED_START
+    if found and not options.resume:
         raise SystemExit(
             f"{options.output} is not empty. Add --resume to go on with the run in it, "
             "or name another --output."
         )
     run_options.refuse_others(options)
-    options.output.mkdir(parents=True, exist_ok=True)
-    if options.checkpoint is None:
-        file = options.output / "vocab.txt"
-        if not file.exists():
-            kt.text.WordPieceTokenizer.train(texts, options.vocabulary_size).save(file)
-        tokenizer = kt.text.WordPieceTokenizer.load(file)
-        return untrained(options, tokenizer.vocabulary_size), tokenizer
-    return from_checkpoint(options.checkpoint)
 
 
-def from_checkpoint(name):
-    """Loads an encoder and its tokenizer: ours, TensorFlow 1's or Hugging Face's."""
-    path = pathlib.Path(name)
-    if path.suffix == ".keras":
-        encoder = keras.models.load_model(path, compile=False)
-        return encoder, tokenizer_beside(path.parent)
-    if path.with_name(path.name + ".index").exists():
-        config = next(path.parent.glob("*config.json"))
-        encoder = kt.checkpoints.load_tf_checkpoint(name, config, task="encoder")
-        return encoder, tokenizer_beside(path.parent)
-    encoder = kt.checkpoints.load_huggingface(name, task="encoder")
-    return encoder, kt.text.load_huggingface_tokenizer(name)
+def learn_vocabulary(options, texts):
+    """Learns word pieces from the texts; a run that goes on has learned them."""
+    if options.resume and (options.output / "vocab.txt").exists():
+        return tokenizer_beside(options.output, options.cased)
+    tokenizer = kt.text.WordPieceTokenizer.train(
+        texts, options.vocabulary_size, lowercase=not options.cased
+    )
+    save_tokenizer(tokenizer, options.output)
+    return tokenizer
 
 
 def untrained(options, vocabulary_size):
@@ -120,13 +137,6 @@ def untrained(options, vocabulary_size):
         initializer_range=0.05,  # 0.02 is meant for widths of 768 and more
         max_sequence_length=options.sequence_length,
     )
-
-
-def tokenizer_beside(folder):
-    pieces = folder / "spiece.model"
-    if pieces.exists():
-        return kt.text.SentencePieceTokenizer(str(pieces))
-    return kt.text.WordPieceTokenizer.load(folder / "vocab.txt")
 
 
 def fit(options, model, dataset, num_examples, arguments, monitor, **more):
@@ -211,6 +221,13 @@ def write_results(options, model, scores, history):
     numbers = {name: x for name, x in scores.items() if not isinstance(x, str)}
     print(", ".join(f"{name} {number:.4f}" for name, number in numbers.items()))
     print(f"model, predictions, scores and pictures are in {options.output}")
+
+
+def write_class_names(options, names):
+    """Writes the names behind the model's outputs, in their order."""
+    content = json.dumps(names, indent=1, ensure_ascii=False)
+    file = options.output / "classes.json"
+    write_whole(file, lambda file: file.write_text(content, encoding="utf-8"))
 
 
 def write_whole(file, write):

@@ -8,13 +8,15 @@
         --text-column review --label-column stars --output out
 
 Scores are those of the GLUE paper (Wang et al. 2019, table 1). `--output` gets the
-model, predictions of the dev file, scores, training curves and a confusion matrix.
+model with its tokenizer and the names of its classes, predictions of the dev file,
+scores, training curves and a confusion matrix.
 """
 
 import csv
 
 import fine_tuning
 import numpy as np
+from glue_scores import correlations, more_metrics
 
 import keras_tformer as kt
 
@@ -23,24 +25,22 @@ def main(arguments=None):
     parser = fine_tuning.parser(
         __doc__, epochs=5, learning_rate=1e-3, sequence_length=64
     )
-    parser.add_argument("--task", choices=sorted(kt.data.tables.GLUE_COLUMNS))
-    parser.add_argument("--text-column", default="text")
-    parser.add_argument("--second-text-column")
-    parser.add_argument("--label-column", default="label")
-    parser.add_argument("--regression", action="store_true", help="labels are numbers")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help="regression: also score how often both are above, or both below",
-    )
-    parser.add_argument(
-        "--class-weights",
-        action="store_true",
-        help="rare classes count as much in the loss as common ones",
-    )
+    add = parser.add_argument
+    add("--task", choices=sorted(kt.data.tables.GLUE_COLUMNS))
+    add("--text-column", default="text")
+    add("--second-text-column")
+    add("--label-column", default="label")
+    add("--skip-bad-rows", action="store_true", help="leave out what cannot be read")
+    add("--regression", action="store_true", help="labels are numbers")
+    add("--threshold", type=float, help="regression: also score the share of rows "
+        "with label and prediction on the same side of it")  # fmt: skip
+    add("--class-weights", action="store_true", help="rare classes count as much")
+    add("--second-dev", help="also scored at the end, such as MNLI's mismatched")
     options = parser.parse_args(arguments)
 
     train, dev = (read(options, file) for file in (options.data, options.dev))
+    second = read(options, options.second_dev) if options.second_dev else None
+    check(parser, options, train)
     texts = train.texts + (train.second_texts or [])
     encoder, tokenizer = fine_tuning.start(options, texts)
     sizes = tokenizer, options.sequence_length, options.batch_size
@@ -49,6 +49,8 @@ def main(arguments=None):
     )
     names = train_task.class_names
     dev_task = kt.data.table_task(dev, *sizes, class_names=names or None)
+    if second:
+        second_dataset = kt.data.table_task(second, *sizes, class_names=names).dataset
 
     model = kt.models.sequence_classifier(encoder, num_classes=len(names) or 1)
     arguments = kt.training.compile_arguments(
@@ -56,7 +58,7 @@ def main(arguments=None):
     )
     callbacks = []
     if names:
-        arguments["weighted_metrics"] += more_metrics(options, names)
+        arguments["weighted_metrics"] += more_metrics(options.task, names)
         monitor = f"val_{arguments['weighted_metrics'][-1].name}"
     else:
         measure = correlations(options.threshold)
@@ -78,6 +80,9 @@ def main(arguments=None):
     labels = np.concatenate([label.numpy() for _, label in dev_task.dataset])
     if names:
         scores = model.evaluate(dev_task.dataset, verbose=0, return_dict=True)
+        if second:
+            more = model.evaluate(second_dataset, verbose=0, return_dict=True)
+            scores |= {f"second_{name}": score for name, score in more.items()}
         predictions = [names[n] for n in outputs.argmax(-1)]
         file = options.output / "confusion_matrix.png"
         fine_tuning.draw_confusion_matrix(file, labels, outputs.argmax(-1), names)
@@ -85,50 +90,46 @@ def main(arguments=None):
         scores = measure(labels, outputs)
         predictions = [f"{number:.4f}" for number in outputs[:, 0]]
     write_predictions(options, dev, predictions)
+    fine_tuning.write_class_names(options, names)
     fine_tuning.write_results(options, model, scores, history)
 
 
 def read(options, file):
-    return kt.data.read_examples(
+    examples = kt.data.read_examples(
         file,
         options.text_column,
         options.second_text_column,
         options.label_column,
         glue_task=options.task,
         regression=options.regression,
+        skip_bad_rows=options.skip_bad_rows,
     )
+    if examples.skipped:
+        print(f"{file}: left out {examples.skipped}")
+    return examples
+
+
+def check(parser, options, train):
+    """Refuses, before anything is trained, what would train nothing of use."""
+    names = train.class_names
+    if not names and options.class_weights:
+        parser.error("--class-weights is for classes; a regression has none")
+    if names and options.threshold is not None:
+        parser.error("--threshold is for regressions; add --regression or leave it out")
+    if not names and options.second_dev:
+        parser.error("--second-dev is for classes; leave it out")
+    if len(names) == 1:
+        parser.error(
+            f"{options.data} has one class, {names[0]!r}; expected two or more"
+        )
+    if options.task in ("mrpc", "qqp") and names != ["0", "1"]:
+        parser.error(f"{options.data} has the labels {names}; expected 0 and 1")
 
 
 def balanced(task):
     """Weights by which every class counts the same, 1 on average over the examples."""
     share = task.num_examples / len(task.class_counts)
     return {number: share / count for number, count in enumerate(task.class_counts)}
-
-
-def more_metrics(options, names):
-    """What the task is scored by beside accuracy; the last one picks the epoch."""
-    if options.task == "cola":
-        return [kt.training.MatthewsCorrelation(len(names))]
-    if options.task in ("mrpc", "qqp"):  # of the pairs that say the same
-        return [kt.training.MicroF1(len(names), classes=[names.index("1")], name="f1")]
-    return []
-
-
-def correlations(threshold):
-    def measure(labels, outputs):
-        numbers = outputs[:, 0]
-        pearson = kt.training.PearsonCorrelation()
-        pearson.update_state(labels, numbers)
-        scores = {
-            "pearson": float(pearson.result()),
-            "spearman": kt.training.spearman_correlation(labels, numbers),
-        }
-        if threshold is not None:
-            is_right = (labels >= threshold) == (numbers >= threshold)
-            scores["accuracy_at_threshold"] = float(is_right.mean())
-        return scores
-
-    return measure
 
 
 def write_predictions(options, examples, predictions):

@@ -71,6 +71,7 @@ def main(arguments=None):
         logits.argmax(-1)[counts],
         names,
     )
+    fine_tuning.write_class_names(options, names)
     fine_tuning.write_results(options, model, measure(labels, logits), history)
 
 

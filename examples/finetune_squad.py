@@ -8,7 +8,8 @@
 Files in SQuAD's JSON layout. The scores are the official exact match and F1 (Rajpurkar
 et al. 2016, 2018) over the dev questions. In version 2.0 a question may have no answer:
 from which score on none is given is chosen on `--threshold-share` of the dev questions
-and scored on the others.
+and scored on the others; `predictions.json` goes by it, and `null_odds.json` holds the
+scores, both as the official evaluation reads them.
 """
 
 import json
@@ -32,6 +33,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     train, dev = (kt.data.read_squad(file) for file in (options.data, options.dev))
+    parts = split_for_threshold(options, dev)
     texts = list({question.context for question in train})
     texts += [question.question for question in train]
     encoder, tokenizer = fine_tuning.start(options, texts)
@@ -73,10 +75,11 @@ def main(arguments=None):
 
     logits = model.predict(dev_task.dataset, verbose=0)
     logits = keras.tree.map_structure(keras.ops.convert_to_numpy, logits)
-    final = measure(None, logits)
-    if options.version == "2.0":
-        final |= with_threshold(options, predict, logits, dev)
-    write_predictions(options, predict(logits))
+    final, threshold = measure(None, logits), 0.0
+    if parts is not None:
+        chosen = choose_threshold(options, predict, logits, *parts)
+        final, threshold = final | chosen, chosen["null_threshold"]
+    write_predictions(options, predict(logits, threshold))
     fine_tuning.write_results(options, model, final, history)
 
 
@@ -88,29 +91,44 @@ def scores(predictions, questions, version):
     )
 
 
-def with_threshold(options, predict, logits, dev):
-    """Chooses the threshold on some questions and scores it on the others."""
-    # By a checksum of the identifier, so that the share is the same in every run.
-    parts = {True: [], False: []}
+def split_for_threshold(options, dev):
+    """Gives the questions to choose the threshold on, and those to score it on."""
+    if options.version != "2.0":
+        return None
+    parts = [], []
     for question in dev:
+        # By a checksum of the identifier, so that the share is the same in every run.
         place = zlib.crc32(question.identifier.encode()) / 2**32
-        parts[place < options.threshold_share].append(question)
+        parts[place >= options.threshold_share].append(question)
+    if not all(parts):
+        raise SystemExit(
+            f"--threshold-share {options.threshold_share} leaves {len(parts[0])} of "
+            f"{len(dev)} dev questions to choose the threshold on and {len(parts[1])} "
+            "to score it on; expected some for both. Give another share, or more."
+        )
+    return parts
+
+
+def choose_threshold(options, predict, logits, chosen_on, scored_on):
     answered = predict(logits, null_threshold=float("inf"))
     threshold, _ = kt.training.best_null_threshold(
-        {q.identifier: answered[q.identifier].text for q in parts[True]},
-        {q.identifier: answered[q.identifier].null_difference for q in parts[True]},
-        {q.identifier: q.answers for q in parts[True]},
+        {q.identifier: answered[q.identifier].text for q in chosen_on},
+        {q.identifier: answered[q.identifier].null_difference for q in chosen_on},
+        {q.identifier: q.answers for q in chosen_on},
     )
-    scored = scores(predict(logits, threshold), parts[False], options.version)
+    scored = scores(predict(logits, threshold), scored_on, options.version)
     named = {f"with_threshold_{name}": score for name, score in scored.items()}
     return {"null_threshold": threshold, **named}
 
 
 def write_predictions(options, predictions):
-    """Writes the answers as the official evaluation reads them."""
-    file = options.output / "predictions.json"
-    texts = {name: prediction.text for name, prediction in predictions.items()}
-    file.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
+    files = {"predictions.json": {n: p.text for n, p in predictions.items()}}
+    if options.version == "2.0":
+        odds = {name: p.null_difference for name, p in predictions.items()}
+        files["null_odds.json"] = odds
+    for name, content in files.items():
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (options.output / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

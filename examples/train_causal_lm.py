@@ -3,11 +3,15 @@
     python examples/train_causal_lm.py --data train.txt --dev valid.txt --output out
     python examples/train_causal_lm.py --format wikitext --data wiki.train.tokens \\
         --dev wiki.valid.tokens --output out --size medium
+    python examples/train_causal_lm.py --checkpoint gpt2_folder --learning-rate 5e-5 \\
+        --data train.txt --dev valid.txt --output out
 
 Text files have a blank line between documents; WikiText's own files (Merity et al.
-2016) begin an article with ` = Title = `. Perplexity is per *piece* of the vocabulary
-trained here, and per *word* for comparison with other vocabularies: the same total
+2016) begin an article with ` = Title = `. `--checkpoint` is the `model.keras` of
+another run, or GPT-2 as Hugging Face saves it. Perplexity is per *piece* of the
+vocabulary, and per *word* for comparison with other vocabularies: the same total
 log-likelihood over the number of words and line ends, as WikiText is scored.
+`predictions.txt` gets beginnings of dev documents and how the model goes on.
 """
 
 import lzma
@@ -16,6 +20,7 @@ import pathlib
 import re
 
 import fine_tuning
+from open_checkpoint import open_language_model, save_tokenizer
 
 import keras_tformer as kt
 
@@ -28,17 +33,17 @@ def main(arguments=None):
     )
     parser.add_argument("--format", choices=("text", "wikitext"), default="text")
     options = parser.parse_args(arguments)
-    if options.checkpoint or options.family != "albert":
-        parser.error("--checkpoint and --family are for encoders; leave them out")
+    if options.family != "albert":
+        parser.error("--family is for encoders; leave it out")
 
     train, dev = (read(options, file) for file in (options.data, options.dev))
     texts = [paragraph for document in train for paragraph in document]
     model, tokenizer = start(options, texts)
     sizes = tokenizer, options.sequence_length, options.batch_size
     train_task = kt.data.language_modelling_task(
-        train, *sizes, shuffle=True, seed=options.seed, drop_remainder=True
+        joined(train), *sizes, shuffle=True, seed=options.seed, drop_remainder=True
     )
-    dev_task = kt.data.language_modelling_task(dev, *sizes)
+    dev_task = kt.data.language_modelling_task(joined(dev), *sizes)
 
     history = fine_tuning.fit(
         options,
@@ -58,16 +63,7 @@ def main(arguments=None):
     scores["word_perplexity"] = math.exp(
         math.log(scores["perplexity"]) * pieces / words
     )
-    prompt = tokenizer.encode([" ".join(dev[0][0].split()[:8])])[0]
-    prompt = [tokenizer.start_id, *prompt]
-    continued = kt.models.generate(
-        model,
-        [prompt],
-        max_length=min(48, options.sequence_length),
-        seed=options.seed,
-        sampler="top_k",
-    )
-    print("continues:", tokenizer.decode(continued[0]))
+    write_continuations(options, model, tokenizer, dev)
     fine_tuning.write_results(options, model, scores, history)
 
 
@@ -86,10 +82,18 @@ def read(options, file):
     return documents
 
 
+def joined(documents):
+    return ["\n".join(paragraphs) for paragraphs in documents]  # GPT-2 reads line ends
+
+
 def start(options, texts):
-    """A causal model of the size that an encoder would have, and its tokenizer."""
-    encoder, tokenizer = fine_tuning.start(options, texts)
-    del encoder
+    """A causal model and its tokenizer: the checkpoint's, or untrained ones."""
+    fine_tuning.prepare_output(options)
+    if options.checkpoint is not None:
+        model, tokenizer = open_language_model(options.checkpoint, options.cased)
+        save_tokenizer(tokenizer, options.output)
+        return model, tokenizer
+    tokenizer = fine_tuning.learn_vocabulary(options, texts)
     num_layers, hidden_dim, num_heads, _ = fine_tuning.SIZES[options.size]
     model = kt.models.causal_lm(
         vocabulary_size=tokenizer.vocabulary_size,
@@ -101,6 +105,30 @@ def start(options, texts):
         initializer_range=0.05,  # 0.02 is meant for widths of 768 and more
     )
     return model, tokenizer
+
+
+def write_continuations(options, model, tokenizer, documents):
+    """Lets the model go on after the first words of dev documents."""
+    beginnings = [" ".join(document[0].split()[:8]) for document in documents[:5]]
+    prompts = [
+        [tokenizer.start_id, *ids][: options.sequence_length // 2]
+        for ids in tokenizer.encode(beginnings)
+    ]
+    continued = kt.models.generate(
+        model,
+        prompts,
+        max_length=min(48, options.sequence_length),
+        end_token_id=tokenizer.end_id,
+        pad_token_id=tokenizer.end_id,
+        seed=options.seed,
+        sampler="top_k",
+    )
+    lines = [
+        tokenizer.decode([i for i in ids if i != tokenizer.end_id]) for ids in continued
+    ]
+    file = options.output / "predictions.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("continues:", lines[0])
 
 
 if __name__ == "__main__":
