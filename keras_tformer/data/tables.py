@@ -22,10 +22,14 @@ GLUE_COLUMNS = {
     "rte": ("sentence1", "sentence2", "label"),
     "wnli": ("sentence1", "sentence2", "label"),
 }
-_GLUE_ALIASES = {
-    "Quality": "label",
-    "#1 String": "sentence1",
-    "#2 String": "sentence2",
+# Other names of these columns: in MRPC's own files, and on the Hugging Face hub.
+_OTHER_NAMES = {
+    "label": ("Quality",),
+    "sentence1": ("#1 String", "premise"),
+    "sentence2": ("#2 String", "hypothesis"),
+    "is_duplicate": ("label",),
+    "gold_label": ("label",),
+    "score": ("label",),
 }
 _COLA_HEADER = ["source", "label", "mark", "sentence"]
 
@@ -71,7 +75,9 @@ def read_examples(
         second_text_column: str, or None. Column of the second text of a pair.
         label_column: str. Column of the class, or of the number for regression.
         glue_task: str, or None. A key of `GLUE_COLUMNS`, which then names the columns;
-            `"stsb"` is regression. CoLA and MRPC are read in their own layout too.
+            `"stsb"` is regression. CoLA and MRPC are read in their own layout too, all
+            with the names of the Hugging Face hub (`premise`, `label`). Unless a name
+            ends in `.tsv`, the first line says whether tabs or commas separate.
         regression: bool. Labels are numbers, not classes.
         skip_bad_rows: bool. Leave out rows that cannot be read, and count them.
 
@@ -107,11 +113,11 @@ def read_examples(
     if suffix in OPENERS:
         suffix = file.with_suffix("").suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
-        rows = _json_rows(file, columns, skipped)
-    elif suffix in (".tsv", ".tab") or glue_task is not None:
+        rows = _json_rows(file, columns, glue_task, skipped)
+    elif suffix in (".tsv", ".tab") or (glue_task is not None and _has_tabs(file)):
         rows = _tab_rows(file, columns, glue_task, skipped)
     else:
-        rows = _comma_rows(file, columns, skipped)
+        rows = _comma_rows(file, columns, glue_task, skipped)
     texts, second_texts, labels = [], [], []
     for number, row in rows:
         *row, label = (str(value).strip() for value in row)
@@ -161,15 +167,33 @@ def _number(file, number, label, skipped):
     return value
 
 
+def _has_tabs(file):
+    """Whether the first line that is not blank holds a tab."""
+    seen = collections.Counter()  # bad lines are told when the table is read
+    lines = (line for _, line in read_lines(file, skipped=seen) if line.strip())
+    return "\t" in next(lines, "")
+
+
+def _names_in(found, columns, glue_task):
+    """The columns under the names that a file of a GLUE task has for them."""
+    if glue_task is None:
+        return columns
+    return [
+        next((n for n in (name, *_OTHER_NAMES.get(name, ())) if n in found), name)
+        for name in columns
+    ]
+
+
 # === The three kinds of files: pairs of a line number and the wanted fields ===
 
 
-def _json_rows(file, columns, skipped):
+def _json_rows(file, columns, glue_task, skipped):
     for number, line in read_lines(file, skipped=skipped):
         fields = parse_json_line(file, number, line, skipped) if line.strip() else None
         if fields is None:
             continue
-        missing = [name for name in columns if fields.get(name) is None]
+        names = _names_in(fields, columns, glue_task)
+        missing = [name for name in names if fields.get(name) is None]
         if missing:
             bad_line(
                 skipped,
@@ -178,7 +202,7 @@ def _json_rows(file, columns, skipped):
                 f"{sorted(fields)[:10]}; name the right one.",
             )
             continue
-        yield number, [fields[name] for name in columns]
+        yield number, [fields[name] for name in names]
 
 
 def _tab_rows(file, columns, glue_task, skipped):
@@ -188,7 +212,8 @@ def _tab_rows(file, columns, glue_task, skipped):
             continue
         fields = line.split("\t")
         if header is None:
-            header = [_GLUE_ALIASES.get(name.strip(), name.strip()) for name in fields]
+            header = [name.strip() for name in fields]
+            columns = _names_in(header, columns, glue_task)
             if glue_task == "cola" and "sentence" not in header and len(fields) == 4:
                 header = _COLA_HEADER
             else:
@@ -198,7 +223,7 @@ def _tab_rows(file, columns, glue_task, skipped):
             yield number, [fields[header.index(name)] for name in columns]
 
 
-def _comma_rows(file, columns, skipped):
+def _comma_rows(file, columns, glue_task, skipped):
     lines = (line + "\n" for _, line in read_lines(file, skipped=skipped))
     # Long texts may pass the default limit of 131072 characters a field.
     previous_limit = csv.field_size_limit(1 << 30)
@@ -223,6 +248,7 @@ def _comma_rows(file, columns, skipped):
                 continue
             if header is None:
                 header = [name.strip() for name in fields]
+                columns = _names_in(header, columns, glue_task)
                 _check_header(file, number, header, columns)
             elif _right_length(file, number, fields, header, skipped):
                 yield number, [fields[header.index(name)] for name in columns]

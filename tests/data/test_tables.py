@@ -1,5 +1,6 @@
 """Labelled texts from every layout of table, and from broken ones."""
 
+import json
 import lzma
 
 import pytest
@@ -51,6 +52,58 @@ def test_glue_as_it_came(tmp_path):
     mrpc = written(tmp_path, header + "1\t5\t7\tOne.\tTwo.\n", "mrpc.tsv")
     examples = read_examples(mrpc, glue_task="mrpc")
     assert (examples.texts, examples.second_texts) == (["One."], ["Two."])
+
+
+GLUE_OWN = {  # headers of GLUE's archive, a row of each and its label
+    "qqp": ("id qid1 qid2 question1 question2 is_duplicate", "7 1 2 One? Two? 1", "1"),
+    "mnli": (
+        "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse "
+        "sentence1_parse sentence2_parse sentence1 sentence2 label1 gold_label",
+        "0 31 31n news (One.) (Two.) (R) (R) One. Two. neutral entailment",
+        "entailment",
+    ),
+    "qnli": (
+        "index question sentence label",
+        "0 One? Two. not_entailment",
+        "not_entailment",
+    ),
+    "wnli": ("index sentence1 sentence2 label", "0 One. Two. 1", "1"),
+    "stsb": (
+        "index genre filename year old_index source1 source2 sentence1 sentence2 score",
+        "0 news MSR 2012 1 none none One. Two. 2.5",
+        2.5,
+    ),
+}
+GLUE_HUB = {  # columns on the Hugging Face hub
+    "qqp": ("question1 question2 label idx", "One? Two? 1 7", "1"),
+    "mnli": ("premise hypothesis label idx", "One. Two. 0 7", "0"),
+    "qnli": ("question sentence label idx", "One? Two. 1 7", "1"),
+    "wnli": ("sentence1 sentence2 label idx", "One. Two. 1 7", "1"),
+    "stsb": ("sentence1 sentence2 label idx", "One. Two. 2.5 7", 2.5),
+}
+
+
+@pytest.mark.parametrize("kind", ["tabs.tsv", "tabs.csv", "commas.csv", "rows.jsonl"])
+@pytest.mark.parametrize("task", GLUE_OWN)
+def test_pairs_of_glue_in_every_layout(tmp_path, task, kind):
+    for columns in (GLUE_OWN, GLUE_HUB):
+        *lines, label = columns[task]
+        header, row = (line.split() for line in lines)
+        separator = "\t" if kind.startswith("tabs") else ","
+        text = f"{separator.join(header)}\n{separator.join(row)}\n"
+        if kind.endswith("jsonl"):
+            text = json.dumps(dict(zip(header, row, strict=True)))
+        examples = read_examples(written(tmp_path, text, kind), glue_task=task)
+        assert [text[:3] for text in examples.texts] == ["One"]
+        assert [text[:3] for text in examples.second_texts] == ["Two"]
+        assert examples.labels == [label]
+
+
+def test_names_of_glue_are_no_other_tables(tmp_path):
+    file = written(tmp_path, "text\tQuality\na\tgood\n", "a.tsv")
+    assert read_examples(file, label_column="Quality").labels == ["good"]
+    with pytest.raises(ValueError, match="no column 'label', found 'text', 'Quality'"):
+        read_examples(file)
 
 
 @pytest.mark.parametrize(
