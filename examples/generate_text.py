@@ -9,13 +9,9 @@ GPT-2's weights and tokenizer as Hugging Face saves them.
 """
 
 import argparse
-import os
 import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-import tokenizers
+from open_checkpoint import open_language_model
 
 import keras_tformer as kt
 
@@ -81,30 +77,17 @@ def read_options(arguments):
 
 def load(folder):
     """Gives a model, text to ids, ids to text, and the id that ends a text."""
-    if (folder / "model.keras").exists():
-        model = keras.models.load_model(folder / "model.keras", compile=False)
-        tokenizer = kt.text.WordPieceTokenizer.load(folder / "vocab.txt")
-        return (
-            model,
-            lambda text: [tokenizer.start_id, *tokenizer.encode([text])[0]],
-            tokenizer.decode,
-            tokenizer.end_id,
-        )
-    model = kt.checkpoints.load_huggingface(folder, task="causal_lm")
-    # Byte-level pairs (Radford et al. 2019, section 2.2), in either of their files.
-    if (folder / "tokenizer.json").exists():
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    else:
-        files = [str(folder / name) for name in ("vocab.json", "merges.txt")]
-        tokenizer = tokenizers.ByteLevelBPETokenizer(*files)
-    end = model.huggingface_config["eos_token_id"]
-    # Every text of GPT-2's corpus stood behind an end: without a prompt, so does this.
-    return (
-        model,
-        lambda text: tokenizer.encode(text).ids or [end],
-        tokenizer.decode,
-        end,
-    )
+    ours = folder / "model.keras"
+    model, tokenizer = open_language_model(ours if ours.exists() else folder)
+
+    def encode(text):
+        ids = tokenizer.encode([text])[0]
+        if tokenizer.start_id != tokenizer.end_id:
+            return [tokenizer.start_id, *ids]
+        # Every text of GPT-2's corpus stood behind an end: an empty one does so here.
+        return ids or [tokenizer.end_id]
+
+    return model, encode, tokenizer.decode, tokenizer.end_id
 
 
 if __name__ == "__main__":

@@ -117,6 +117,9 @@ def has_capitals(vocabulary):
 
 def save_tokenizer(tokenizer, folder):
     """Writes tokenizer.json, which holds the settings too, and the plain vocabulary."""
+    if isinstance(tokenizer, BytePairs):
+        tokenizer.engine.save(str(folder / "tokenizer.json"))
+        return
     tokenizer.save(folder / "tokenizer.json")
     is_word_pieces = isinstance(tokenizer, kt.text.WordPieceTokenizer)
     tokenizer.save(folder / ("vocab.txt" if is_word_pieces else "spiece.model"))
@@ -131,7 +134,7 @@ class BytePairs:
     Its one special token stands before and behind every text.
     """
 
-    def __init__(self, folder, end_id):
+    def __init__(self, folder):
         import tokenizers
 
         if (folder / "tokenizer.json").exists():
@@ -140,7 +143,8 @@ class BytePairs:
         else:
             files = [str(folder / name) for name in ("vocab.json", "merges.txt")]
             self.engine = tokenizers.ByteLevelBPETokenizer(*files)
-        self.start_id = self.end_id = self.padding_id = end_id
+        self.end_id = self.engine.token_to_id("<|endoftext|>")
+        self.start_id = self.padding_id = self.end_id
 
     def encode(self, texts):
         return [encoding.ids for encoding in self.engine.encode_batch(texts)]
@@ -151,17 +155,15 @@ class BytePairs:
     def decode(self, ids):
         return self.engine.decode([int(i) for i in ids])
 
-    def save(self, file):
-        self.engine.save(str(file))
-
 
 def open_language_model(name, cased=None):
     """Gives a causal language model, ours or GPT-2's, and its tokenizer."""
     path = pathlib.Path(name)
     if path.suffix == ".keras":
         model = keras.models.load_model(path, compile=False)
-        return model, tokenizer_beside(path.parent, cased)
+        if (path.parent / "vocab.txt").exists():
+            return model, tokenizer_beside(path.parent, cased)
+        return model, BytePairs(path.parent)
     folder = path if path.is_dir() else kt.checkpoints.download_huggingface(name)
     model = kt.checkpoints.load_huggingface(folder, task="causal_lm")
-    end_id = model.huggingface_config["eos_token_id"]
-    return model, BytePairs(pathlib.Path(folder), end_id)
+    return model, BytePairs(pathlib.Path(folder))

@@ -1,9 +1,12 @@
 """The distillation example as a user starts it, at a size that takes seconds."""
 
-import importlib.util
+import json
 import pathlib
 import random
 
+import h5py
+import keras
+import numpy as np
 import pytest
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
@@ -24,27 +27,63 @@ def write_table(file, rows, seed):
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+@pytest.fixture
+def distill(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import distill
+
+    return distill
+
+
+def history(output, name):
+    """What `fit` logged, an epoch a number, out of the newest checkpoint."""
+    newest = sorted((output / "checkpoints" / name).glob("*.h5"))[-1]
+    with h5py.File(newest) as file:
+        return json.loads(file["resume"].attrs["history"])
+
+
 @pytest.mark.slow
-def test_a_run_and_the_same_run_again(tmp_path, capsys):
+def test_every_loss_and_the_same_run_again(tmp_path, capsys, distill):
     for name, rows in (("train", 200), ("dev", 41)):
         write_table(tmp_path / f"{name}.tsv", rows, seed=rows)
     arguments = ["--data", tmp_path / "train.tsv", "--dev", tmp_path / "dev.tsv"]
-    arguments += ["--text-column", "sentence", "--output", tmp_path / "output"]
-    arguments += ["--size", "tiny", "--steps", 5, "--sequence-length", 16]
-    arguments += ["--vocabulary-size", 90]
-    specification = importlib.util.spec_from_file_location(
-        "distill", EXAMPLES / "distill.py"
-    )
-    distill = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(distill)
+    arguments += ["--text-column", "sentence", "--sequence-length", 16]
+    arguments += ["--size", "tiny", "--vocabulary-size", 90, "--steps", 25]
 
-    distill.main([str(argument) for argument in arguments])
-    first = capsys.readouterr().out
+    def run(output, *more):
+        given = [*arguments, "--output", tmp_path / output, *more]
+        distill.main([str(argument) for argument in given])
+        return capsys.readouterr().out
+
+    first = run("output")
     assert "distillation gains" in first
-    for name in ("teacher_0", "alone_0", "distilled_0"):
+    for name in ("teacher_0", "alone_0", "soft_targets_distilled_0"):
         assert (tmp_path / "output" / f"{name}.keras").exists()
     assert (tmp_path / "output" / "answers" / "teacher_cache.json").exists()
-    distill.main([str(argument) for argument in arguments])  # loads what is there
-    again = capsys.readouterr().out
+    again = run("output")  # loads what is there
     assert again.splitlines()[-1] == first.splitlines()[-1]
     assert "epoch" not in again
+
+    # Another student of the same teacher, by all losses.
+    names = ["soft_targets", "hidden_states", "attention", "relations"]
+    printed = run("output", "--losses", *names, "--layer-map", "1:1", "2:2")
+    assert "teacher_0: epoch" not in printed
+    learned = history(tmp_path / "output", "_".join([*names, "1to1_2to2_distilled_0"]))
+    for name in names:
+        assert learned[name][-1] < learned[name][0]
+
+    # The teacher as a checkpoint: its encoder, fine-tuned once more.
+    teacher = tmp_path / "output" / "teacher_0.keras"
+    more = ["--teacher-checkpoint", teacher, "--teacher-rate", 1e-9]
+    run("from_teacher", *more, "--losses", "relations")
+    first, second = (
+        keras.models.load_model(tmp_path / output / "teacher_0.keras", compile=False)
+        for output in ("output", "from_teacher")
+    )
+    names = [layer.name for layer in first.layers if layer.name != "classifier"]
+    assert "pooler" in names
+    for name in names:
+        for ours, theirs in zip(
+            first.get_layer(name).weights, second.get_layer(name).weights, strict=True
+        ):
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-6)

@@ -1,12 +1,16 @@
 """The training scripts as a user runs them, at the smallest sizes."""
 
+import csv
 import importlib
 import json
 import pathlib
 import sys
 
+import keras
 import numpy as np
 import pytest
+
+import keras_tformer as kt
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 WORDS = "red green blue cold warm dry wet old new big small fast slow".split()
@@ -34,6 +38,17 @@ def sentences(count, seed):
     return [" ".join(random.choice(WORDS, 5)) for _ in range(count)]
 
 
+def predicted(output):
+    """The labels and the predictions of a file, as strings."""
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as stream:
+        return zip(*[line[:2] for line in list(csv.reader(stream))[1:]], strict=True)
+
+
+def share_right(output):
+    labels, predictions = predicted(output)
+    return np.mean(np.array(labels) == np.array(predictions))
+
+
 def rows(file, header, lines):
     file.write_text("\n".join(["\t".join(header), *map("\t".join, lines)]) + "\n")
     return file
@@ -53,14 +68,22 @@ def test_glue_classification_resumes_and_draws(tmp_path, sentiment, capsys):
     train, dev = sentiment
     common = ["--task", "cola", "--data", train, "--dev", dev, *TINY]
     common += ["--output", tmp_path / "out", "--class-weights"]
-    output, scores = run("finetune_glue", *common, "--epochs", 1)
-    assert set(scores) == {"loss", "accuracy", "matthews_correlation"}
+    unlike = rows(tmp_path / "unlike.tsv", ("sentence", "label"), [("red", "2")])
+    with pytest.raises(ValueError, match="2 are not among the class names 0, 1"):
+        run("finetune_glue", *common, "--dev", unlike)
+    # A start that failed is no run: its folder may be used again.
+    output, scores = run("finetune_glue", *common, "--epochs", 1, "--second-dev", dev)
+    assert set(scores) == {
+        f"{of}{name}"
+        for name in ("loss", "accuracy", "matthews_correlation")
+        for of in ("", "second_")
+    }
+    assert scores["second_accuracy"] == pytest.approx(scores["accuracy"])
     for name in ("curves.png", "confusion_matrix.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     lines = (output / "predictions.csv").read_text().splitlines()
     assert lines[0] == "label,prediction,text,second_text" and len(lines) == 18
-    right = [line.split(",")[0] == line.split(",")[1] for line in lines[1:]]
-    assert scores["accuracy"] == pytest.approx(np.mean(right))
+    assert scores["accuracy"] == pytest.approx(share_right(output))
 
     with pytest.raises(SystemExit, match="is not empty. Add --resume"):
         run("finetune_glue", *common, "--epochs", 2)
@@ -89,6 +112,7 @@ def test_too_few_rows_for_a_batch_are_refused(tmp_path, sentiment):
 
 
 def test_glue_regression_of_pairs(tmp_path):
+    stats = pytest.importorskip("scipy.stats", reason="needs [reference]")
     files = []
     for name, count in (("train", 19), ("dev", 13)):
         pairs = zip(sentences(count, 1), sentences(count, 2), strict=True)
@@ -96,12 +120,92 @@ def test_glue_regression_of_pairs(tmp_path):
         header = "sentence1", "sentence2", "score"
         files.append(rows(tmp_path / f"{name}.tsv", header, lines))
     common = ["--task", "stsb", "--data", files[0], "--dev", files[1], *TINY]
-    _, scores = run(
+    output, scores = run(
         "finetune_glue", *common, "--epochs", 1, "--threshold", 2,
         "--output", tmp_path / "out",
     )  # fmt: skip
-    assert set(scores) == {"pearson", "spearman", "accuracy_at_threshold"}
-    assert all(-1 <= score <= 1 for score in scores.values())
+    labels, predictions = (np.array(x, float) for x in predicted(output))
+    assert scores == pytest.approx(
+        {
+            "pearson": stats.pearsonr(labels, predictions).statistic,
+            "spearman": stats.spearmanr(labels, predictions).statistic,
+            "accuracy_at_threshold": np.mean((labels >= 2) == (predictions >= 2)),
+        },
+        abs=0.02,  # of predictions with four decimals
+    )
+    assert json.loads((output / "classes.json").read_text()) == []
+    with pytest.raises(SystemExit):
+        run("finetune_glue", *common, "--class-weights", "--output", tmp_path / "no")
+
+
+def test_what_would_train_nothing_is_refused_before(tmp_path, sentiment, capsys):
+    train, dev = sentiment
+    one = rows(tmp_path / "one.tsv", ("sentence", "label"), [("red", "1")] * 9)
+    named = rows(
+        tmp_path / "named.tsv",
+        ("sentence1", "sentence2", "label"),
+        [("red", "red", "same"), ("red", "old", "other")] * 9,
+    )
+    for options, message in (
+        (["--data", one, "--task", "sst2"], "has one class, '1'; expected two"),
+        (["--data", named, "--task", "mrpc"], "has the labels ['other', 'same']"),
+        (["--data", train, "--task", "sst2", "--threshold", 1], "is for regressions"),
+        (["--data", train, "--epochs", 0], "--epochs: 0; expected 1 or more"),
+    ):
+        dev = named if named in options else dev
+        with pytest.raises(SystemExit):
+            run("finetune_glue", "--dev", dev, "--output", tmp_path / "out", *options)
+        assert message in capsys.readouterr().err
+        dev = sentiment[1]
+    assert not (tmp_path / "out").exists()
+
+
+def assert_same_encoder(first, second):
+    """The pooled outputs of two models' encoders are equal, within the last steps."""
+    ids = np.array([[2, 7, 11, 5, 3]])
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0}
+    pooled = [
+        np.asarray(keras.Model(x.input, x.get_layer("pooler").output)(inputs))
+        for x in (first, second)
+    ]
+    np.testing.assert_allclose(*pooled, atol=1e-6)
+
+
+def test_every_kind_of_checkpoint_and_the_model_that_comes_out(tmp_path, sentiment):
+    train, dev = sentiment
+    tokenizer = kt.text.WordPieceTokenizer.train(WORDS, 90, show_progress=False)
+    encoder = kt.models.bert_encoder(
+        vocabulary_size=tokenizer.vocabulary_size, num_layers=2, num_heads=2,
+        hidden_dim=14, intermediate_dim=11, max_sequence_length=24,
+        activation="gelu_tanh",
+    )  # fmt: skip
+    kt.checkpoints.save_huggingface(encoder, tmp_path / "huggingface", tokenizer)
+    (tmp_path / "google").mkdir()
+    kt.checkpoints.save_tf_checkpoint(encoder, tmp_path / "google" / "bert_model.ckpt")
+    tokenizer.save(tmp_path / "google" / "vocab.txt")
+    common = ["--task", "sst2", "--data", train, "--dev", dev, "--epochs", 1]
+    common += ["--sequence-length", 24, "--batch-size", 8]
+    for kind, checkpoint, rate in (
+        ("from_google", tmp_path / "google" / "bert_model.ckpt", 1e-3),
+        ("from_huggingface", tmp_path / "huggingface", 1e-9),  # nothing moves
+        ("from_ours", tmp_path / "from_huggingface" / "model.keras", 1e-9),
+    ):
+        output, scores = run(
+            "finetune_glue", *common, "--checkpoint", checkpoint,
+            "--learning-rate", rate, "--output", tmp_path / kind,
+        )  # fmt: skip
+        assert scores["accuracy"] == pytest.approx(share_right(output))
+        model = keras.models.load_model(output / "model.keras", compile=False)
+        if rate < 1e-3:
+            assert_same_encoder(model, encoder)
+
+    # What lies in the folder is enough to use the model.
+    found = kt.text.WordPieceTokenizer.load(output / "tokenizer.json")
+    names = json.loads((output / "classes.json").read_text())
+    examples = kt.data.read_examples(dev, glue_task="sst2")
+    task = kt.data.table_task(examples, found, 24, 8, class_names=names)
+    numbers = model.predict(task.dataset, verbose=0).argmax(-1)
+    assert [names[n] for n in numbers] == list(list(predicted(output))[1])
 
 
 def test_named_entities(tmp_path):
@@ -145,15 +249,20 @@ def test_questions_without_answers(tmp_path):
             )
         data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": questions}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
-    output, scores = run(
-        "finetune_squad", "--version", "2.0", "--data", tmp_path / "train.json",
+    common = [
+        "--version", "2.0", "--data", tmp_path / "train.json",
         "--dev", tmp_path / "dev.json", *TINY, "--epochs", 1, "--doc-stride", 8,
-        "--max-question-length", 6, "--threshold-share", 0.5,
-        "--output", tmp_path / "out",
-    )  # fmt: skip
+        "--max-question-length", 6, "--output", tmp_path / "out",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match="leaves 0 of 11 dev questions to choose"):
+        run("finetune_squad", *common, "--threshold-share", 0)
+    output, scores = run("finetune_squad", *common, "--threshold-share", 0.5)
     assert {"exact_match", "f1", "null_threshold", "with_threshold_f1"} <= set(scores)
     answers = json.loads((output / "predictions.json").read_text())
-    assert set(answers) == {f"q{number}" for number in range(11)}
+    odds = json.loads((output / "null_odds.json").read_text())
+    assert set(answers) == set(odds) == {f"q{number}" for number in range(11)}
+    for name, answer in answers.items():
+        assert (answer == "") == (odds[name] > scores["null_threshold"])
 
 
 def test_causal_language_model(tmp_path, capsys):
@@ -161,12 +270,24 @@ def test_causal_language_model(tmp_path, capsys):
         text = "\n\n".join("\n".join(sentences(5, seed=n)) for n in range(count))
         (tmp_path / f"{name}.txt").write_text(text)
     files = ["--data", tmp_path / "train.txt", "--dev", tmp_path / "dev.txt"]
-    _, scores = run(
+    output, scores = run(
         "train_causal_lm", *files, *TINY, "--epochs", 2, "--output", tmp_path / "out"
     )
     # Each word is one piece; a line end of the word count stands for no piece.
     assert 1 < scores["word_perplexity"] < scores["perplexity"] < 90
-    assert "continues:" in capsys.readouterr().out
+    lines = (output / "predictions.txt").read_text().splitlines()
+    assert f"continues: {lines[0]}\n" in capsys.readouterr().out
+    dev = (tmp_path / "dev.txt").read_text().split("\n\n")
+    assert len(lines) == 5
+    for line, document in zip(lines, dev[:5], strict=True):
+        assert line.startswith(document.splitlines()[0]) and len(line.split()) > 5
+
+    # A further run, at a rate that moves nothing, begins where the first one ended.
+    _, again = run(
+        "train_causal_lm", *files, *TINY, "--epochs", 1, "--learning-rate", 1e-9,
+        "--checkpoint", output / "model.keras", "--output", tmp_path / "again",
+    )  # fmt: skip
+    assert again == pytest.approx(scores, rel=1e-4)
 
 
 def pretrained(tmp_path, script, *options):
@@ -206,7 +327,7 @@ def test_albert_in_two_phases_then_fine_tuned_and_as_embedder(
         "--epochs", 1, "--sequence-length", 24, "--batch-size", 8,
         "--output", tmp_path / "tuned",
     )  # fmt: skip
-    assert 0 <= tuned["accuracy"] <= 1
+    assert tuned["accuracy"] == pytest.approx(share_right(tmp_path / "tuned"))
 
     (tmp_path / "texts.txt").write_text("\n".join(sentences(7, seed=3)))
     embeddings = importlib.import_module("extract_embeddings")
@@ -221,4 +342,7 @@ def test_albert_in_two_phases_then_fine_tuned_and_as_embedder(
 def test_bert_with_next_sentence(tmp_path):
     choices = "--sine-positions", "--jit-compile"
     _, scores = pretrained(tmp_path, "pretrain_bert", *choices)
-    assert 0 <= scores["held_out"]["first"]["next_sentence_accuracy"] <= 1
+    history, final = scores["histories"]["first"], scores["held_out"]["first"]
+    assert {f"val_{name}" for name in final} <= set(history)
+    for name, score in final.items():
+        assert history[f"val_{name}"][-1] == pytest.approx(score, rel=1e-4)

@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -23,6 +25,21 @@ def test_polynomial_fall_equals_keras_own_decay():
     np.testing.assert_allclose(float(ours(3)), 0.6, rtol=1e-6)
     again = LinearWarmup.from_config(ours.get_config())
     assert float(again(13)) == float(ours(13))
+
+
+def test_keras_cosine_with_its_warmup_is_the_formula_here():
+    """`LinearWarmup` sends to it. Loshchilov and Hutter 2017, equation 5."""
+    peak, end, warmup, total = 0.8, 0.16, 4, 20
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, total - warmup, alpha=end / peak, warmup_target=peak, warmup_steps=warmup
+    )
+    for step in (0, 1, 3, 4, 5, 8, 12, 16, 19, 20, 31):
+        if step < warmup:
+            expected = peak * step / warmup
+        else:
+            share = min((step - warmup) / (total - warmup), 1.0)
+            expected = end + (peak - end) * (1 + math.cos(math.pi * share)) / 2
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-7)
 
 
 def test_linear_warmup_without_warmup_starts_at_the_peak():

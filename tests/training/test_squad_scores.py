@@ -1,4 +1,9 @@
+import json
+import os
+import pathlib
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +13,7 @@ from keras_tformer.training import (
     squad_scores,
 )
 
+SCRIPTS = os.environ.get("KERAS_TFORMER_SQUAD_SCRIPTS")
 WORDS = "the a An house U.S. Ann's old, -- 1990s Über café state-of-the-art".split()
 
 
@@ -75,6 +81,47 @@ def test_equals_evaluate_v2_with_a_threshold():
     assert (threshold, f1) == pytest.approx(OFFICIAL_THRESHOLD, abs=1e-6)
     shown = {n: "" if differences[n] > threshold else predictions[n] for n in answers}
     assert squad_scores(shown, answers)["f1"] == pytest.approx(f1)
+
+
+@pytest.mark.skipif(
+    SCRIPTS is None,
+    reason="KERAS_TFORMER_SQUAD_SCRIPTS names no folder with evaluate-v1.1.py and "
+    "evaluate-v2.0.py, which SQuAD's authors hand out",
+)
+def test_the_official_scripts_print_these_numbers(tmp_path):
+    def printed(script, answers, predictions, differences=None):
+        questions = [
+            {"id": name, "answers": [{"text": text} for text in texts]}
+            for name, texts in answers.items()
+        ]
+        data = {"version": "1.1", "data": [{"paragraphs": [{"qas": questions}]}]}
+        command = [sys.executable, pathlib.Path(SCRIPTS) / script]
+        files = {"data.json": data, "predictions.json": predictions}
+        for name, content in files.items():
+            (tmp_path / name).write_text(json.dumps(content))
+            command.append(tmp_path / name)
+        if differences is not None:
+            (tmp_path / "odds.json").write_text(json.dumps(differences))
+            command += ["--na-prob-file", tmp_path / "odds.json"]
+            command += ["--na-prob-thresh", "0"]
+        return json.loads(subprocess.check_output(command))
+
+    def renamed(scores):
+        names = {"exact": "exact_match", "f1": "f1"}
+        names |= {f"HasAns_{old}": f"has_answer_{new}" for old, new in names.items()}
+        names["NoAns_exact"] = "no_answer_exact_match"
+        return {new: scores[old] for old, new in names.items()}
+
+    answers, predictions, _ = random_case(empty_texts=True, unanswerable=False)
+    first = printed("evaluate-v1.1.py", answers, predictions)
+    assert first == pytest.approx(OFFICIAL_V1, abs=1e-6)
+    answers, predictions, _ = random_case(empty_texts=True, unanswerable=True)
+    second = printed("evaluate-v2.0.py", answers, predictions)
+    assert renamed(second) == pytest.approx(OFFICIAL_V2, abs=1e-6)
+    third = printed("evaluate-v2.0.py", *random_case(False, unanswerable=True))
+    assert renamed(third) == pytest.approx(OFFICIAL_V2_AT_ZERO, abs=1e-6)
+    best = third["best_f1_thresh"], third["best_f1"]
+    assert best == pytest.approx(OFFICIAL_THRESHOLD, abs=1e-6)
 
 
 def test_threshold_never_cuts_between_equal_differences():
