@@ -21,11 +21,11 @@ REPAIRS = {
     "accumulation": ("optimizer_repair._apply_gradients", "keras #20582"),
     "averages": ("optimizer_repair._overwrite_with_averages", "none found"),
     "steps_per_execution": ("trainer_repair._make_function", "keras #19246"),
-    "jit_compile": ("trainer_repair._compiled_call", "none found"),
+    "jit_compile": ("trainer_repair._compiled_call", "keras #17187"),
     "weighted_mean": ("loss_repair._reduce_values", "none found"),
     "scalar": ("the scalar in loss_repair._reduce_values", "none found"),
     "dropout": ("dropout_repair", "none found"),
-    "workers": ("trainer_repair", "keras #20585, #20329, #20601"),
+    "workers": ("trainer_repair", "keras #20585, #20329"),
 }
 
 
@@ -67,5 +67,5 @@ def test_keras_still_needs_the_repair(stock, fault):
     repair, issue = REPAIRS[fault]
     assert stock[fault] == "broken", (
         f"Keras {keras.__version__} has mended '{fault}' ({issue}): remove the repair "
-        f"{repair}, its row in keras_tformer/distribute/README.md and this entry."
+        f"{repair}, its row in KERAS.md and this entry."
     )
