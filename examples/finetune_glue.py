@@ -88,7 +88,7 @@ def main(arguments=None):
         fine_tuning.draw_confusion_matrix(file, labels, outputs.argmax(-1), names)
     else:
         scores = measure(labels, outputs)
-        predictions = [f"{number:.4f}" for number in outputs[:, 0]]
+        predictions = [f"{number:.7g}" for number in outputs[:, 0]]
     write_predictions(options, dev, predictions)
     fine_tuning.write_class_names(options, names)
     fine_tuning.write_results(options, model, scores, history)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+import shutil
 
 import h5py
 import keras
@@ -48,15 +49,17 @@ def test_every_loss_and_the_same_run_again(tmp_path, capsys, distill):
         write_table(tmp_path / f"{name}.tsv", rows, seed=rows)
     arguments = ["--data", tmp_path / "train.tsv", "--dev", tmp_path / "dev.tsv"]
     arguments += ["--text-column", "sentence", "--sequence-length", 16]
-    arguments += ["--size", "tiny", "--vocabulary-size", 90, "--steps", 25]
+    arguments += ["--size", "tiny", "--vocabulary-size", 90, "--steps", 80]
 
     def run(output, *more):
         given = [*arguments, "--output", tmp_path / output, *more]
         distill.main([str(argument) for argument in given])
         return capsys.readouterr().out
 
-    first = run("output")
+    first = run("output", "--teacher-rate", 5e-3)
     assert "distillation gains" in first
+    taught = history(tmp_path / "output", "teacher_0")
+    assert taught["val_accuracy"][-1] > 0.9  # it has something to teach
     for name in ("teacher_0", "alone_0", "soft_targets_distilled_0"):
         assert (tmp_path / "output" / f"{name}.keras").exists()
     assert (tmp_path / "output" / "answers" / "teacher_cache.json").exists()
@@ -64,18 +67,21 @@ def test_every_loss_and_the_same_run_again(tmp_path, capsys, distill):
     assert again.splitlines()[-1] == first.splitlines()[-1]
     assert "epoch" not in again
 
-    # Another student of the same teacher, by all losses.
+    # The teacher as a checkpoint, its encoder fine-tuned once more; the student that
+    # learns alone is there; another one learns by all losses.
+    teacher = tmp_path / "output" / "teacher_0.keras"
+    (tmp_path / "from_teacher").mkdir()
+    shutil.copy(tmp_path / "output" / "alone_0.keras", tmp_path / "from_teacher")
     names = ["soft_targets", "hidden_states", "attention", "relations"]
-    printed = run("output", "--losses", *names, "--layer-map", "1:1", "2:2")
-    assert "teacher_0: epoch" not in printed
-    learned = history(tmp_path / "output", "_".join([*names, "1to1_2to2_distilled_0"]))
+    printed = run(
+        "from_teacher", "--teacher-checkpoint", teacher, "--teacher-rate", 1e-9,
+        "--losses", *names, "--layer-map", "1:1", "2:2",
+    )  # fmt: skip
+    assert "teacher_0: epoch" in printed and "alone_0: epoch" not in printed
+    student = "_".join([*names, "1to1_2to2_distilled_0"])
+    learned = history(tmp_path / "from_teacher", student)
     for name in names:
         assert learned[name][-1] < learned[name][0]
-
-    # The teacher as a checkpoint: its encoder, fine-tuned once more.
-    teacher = tmp_path / "output" / "teacher_0.keras"
-    more = ["--teacher-checkpoint", teacher, "--teacher-rate", 1e-9]
-    run("from_teacher", *more, "--losses", "relations")
     first, second = (
         keras.models.load_model(tmp_path / output / "teacher_0.keras", compile=False)
         for output in ("output", "from_teacher")

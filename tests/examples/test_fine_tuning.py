@@ -131,7 +131,7 @@ def test_glue_regression_of_pairs(tmp_path):
             "spearman": stats.spearmanr(labels, predictions).statistic,
             "accuracy_at_threshold": np.mean((labels >= 2) == (predictions >= 2)),
         },
-        abs=0.02,  # of predictions with four decimals
+        abs=1e-5,
     )
     assert json.loads((output / "classes.json").read_text()) == []
     with pytest.raises(SystemExit):
