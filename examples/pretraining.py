@@ -189,8 +189,8 @@ def run(options, make_dataset, make_encoder, add_heads, task, documents, tokeniz
                 verbose=0,
                 callbacks=[
                     progress,
+                    stop,  # before what saves
                     resume,
-                    stop,
                     keras.callbacks.TensorBoard(options.output / "logs" / name),
                 ],
             )
