@@ -30,7 +30,9 @@ STUDENT_RATE = 1e-3
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--data", help="a table to train on; default: the embedded corpus")
     add("--dev", help="a table to score; needed with --data")

@@ -39,7 +39,7 @@ def parser(description, epochs, learning_rate, sequence_length):
     add(
         "--cased",
         action=argparse.BooleanOptionalAction,
-        help="whether capitals count; default: if the vocabulary holds any",
+        help="whether capitals count; default: if the checkpoint's vocabulary has any",
     )
     add("--family", choices=("albert", "bert"), default="albert", help="if afresh")
     add("--size", choices=sorted(SIZES), default="small", help="if afresh")
