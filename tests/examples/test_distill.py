@@ -58,8 +58,8 @@ def test_every_loss_and_the_same_run_again(tmp_path, capsys, distill):
 
     first = run("output", "--teacher-rate", 5e-3)
     assert "distillation gains" in first
-    taught = history(tmp_path / "output", "teacher_0")
-    assert taught["val_accuracy"][-1] > 0.9  # it has something to teach
+    learned = history(tmp_path / "output", "soft_targets_distilled_0")["soft_targets"]
+    assert learned[-1] < learned[0]
     for name in ("teacher_0", "alone_0", "soft_targets_distilled_0"):
         assert (tmp_path / "output" / f"{name}.keras").exists()
     assert (tmp_path / "output" / "answers" / "teacher_cache.json").exists()
@@ -67,8 +67,8 @@ def test_every_loss_and_the_same_run_again(tmp_path, capsys, distill):
     assert again.splitlines()[-1] == first.splitlines()[-1]
     assert "epoch" not in again
 
-    # The teacher as a checkpoint, its encoder fine-tuned once more; the student that
-    # learns alone is there; another one learns by all losses.
+    # The teacher as a checkpoint, under a classifier that knows nothing; the student
+    # that learns alone is there; another one learns what goes on inside.
     teacher = tmp_path / "output" / "teacher_0.keras"
     (tmp_path / "from_teacher").mkdir()
     shutil.copy(tmp_path / "output" / "alone_0.keras", tmp_path / "from_teacher")
@@ -80,7 +80,7 @@ def test_every_loss_and_the_same_run_again(tmp_path, capsys, distill):
     assert "teacher_0: epoch" in printed and "alone_0: epoch" not in printed
     student = "_".join([*names, "1to1_2to2_distilled_0"])
     learned = history(tmp_path / "from_teacher", student)
-    for name in names:
+    for name in names[1:]:
         assert learned[name][-1] < learned[name][0]
     first, second = (
         keras.models.load_model(tmp_path / output / "teacher_0.keras", compile=False)
