@@ -8,6 +8,7 @@ prefix of a TensorFlow 1 checkpoint, or its folder.
 import os
 import pathlib
 import re
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -100,7 +101,8 @@ def tokenizer_beside(folder, cased=None):
             return kind.load(folder / "tokenizer.json")
         if cased is None:
             cased = has_capitals(kind(folder / name).vocabulary)
-            print(f"{folder / name} is {'cased' if cased else 'uncased'}")
+            case = "cased" if cased else "uncased"
+            print(f"{folder / name} is {case}", file=sys.stderr)
         return kind(folder / name, lowercase=not cased)
     raise SystemExit(
         f"{folder} holds no vocab.txt and no spiece.model. Put the one there that "
