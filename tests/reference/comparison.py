@@ -122,17 +122,25 @@ def assert_close(ours, theirs, record=None, tolerance=TOLERANCE):
     assert not wrong, f"differences of {tolerance} or more: {wrong}"
 
 
-def gradients_of(model, batch, loss_of):
-    """Returns `{path: gradient}` of `loss_of(outputs)` for all weights of a model."""
+def gradients_of(model, batch, loss_of, is_traced=False):
+    """Returns `{path: gradient}` of `loss_of(outputs)` for all weights of a model.
+
+    `is_traced` is whether TensorFlow traces them into a graph first, as `fit` does.
+    """
     inputs = {key: keras.ops.array(value) for key, value in batch.items()}
     variables = model.trainable_variables
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        with tf.GradientTape() as tape:
-            loss = loss_of(model(inputs, training=True))
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        def gradients_with(inputs):
+            with tf.GradientTape() as tape:
+                loss = loss_of(model(inputs, training=True))
+            return tape.gradient(loss, [variable.value for variable in variables])
+
+        if is_traced:
+            gradients_with = tf.function(gradients_with, autograph=False)
+        gradients = gradients_with(inputs)
     elif backend == "jax":
         import jax
 

@@ -26,6 +26,8 @@ from weight_tables import (
 )
 
 from keras_tformer import models
+from keras_tformer.layers import transformer_encoder
+from keras_tformer.layers.traced_once import traced_once
 
 torch = pytest.importorskip("torch", reason="the reference runs on torch")
 transformers = pytest.importorskip("transformers", reason="the reference itself")
@@ -189,8 +191,28 @@ def test_task_heads(task, record_property):
     assert_close(found, wanted, record_property)
 
 
-def test_gradients(record_property):
-    """Both pretraining losses at once, for every weight: shared ones add up."""
+@pytest.fixture
+def calls_of_functions(monkeypatch):
+    """For each call of a block in training, whether it called a traced function."""
+    calls = []
+
+    def recorded(layer, function):
+        returned = traced_once(layer, function)
+        calls.append(returned != function)
+        return returned
+
+    monkeypatch.setattr(transformer_encoder, "traced_once", recorded)
+    return calls
+
+
+@pytest.mark.parametrize("is_traced", [False, True], ids=["eager", "traced"])
+def test_gradients(is_traced, calls_of_functions, record_property):
+    """Both pretraining losses at once, for every weight: shared ones add up.
+
+    In a graph, as in `fit`, the calls of a block are calls of one traced function.
+    """
+    if is_traced and keras.backend.backend() != "tensorflow":
+        pytest.skip("blocks are traced once on TensorFlow")
     sizes = random_sizes(21, num_layers=4, num_groups=2)
     # With a `pad_token_id` theirs would leave the lookups of that token out of the
     # gradient of its row, which Google's code and ours do not.
@@ -228,5 +250,6 @@ def test_gradients(record_property):
     batch["mask_positions"] = positions
     found = float(loss_of(ours(batch)))
     assert abs(found - float(expected.loss.detach())) < TOLERANCE
-    gradients = gradients_of(ours, batch, loss_of)
+    gradients = gradients_of(ours, batch, loss_of, is_traced)
+    assert calls_of_functions == [is_traced] * sizes["num_layers"]
     assert_gradients_close(gradients, table_rows, theirs, record_property)
