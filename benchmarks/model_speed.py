@@ -4,13 +4,16 @@
     python benchmarks/model_speed.py --quick                 a check that takes minutes
 
 Forward passes and training steps are measured in turn within one run (A B C A B C), so
-that whatever else the machine does meets all of them, and reported as ratios of
-medians: above 1 is slower than ours. Then the time from nothing to the first finished
-training step less that of a later step, which leaves building, tracing and compiling,
-each in a fresh process, for BERT and for ALBERT, whose one block is called 12 and 24
-times. It is taken on the clock and as CPU time of all threads, which other work on the
-machine disturbs less, with a batch of 2 x 16 tokens: the graph is that of any batch,
-and computing it hardly counts.
+that whatever else the machine does meets all of them. Each is taken on the clock and as
+CPU time of all threads, which other work on the machine disturbs less; ratios are those
+of the least of all repeats: above 1 is slower than ours. CPU time does not show how
+well threads share the work: on a free machine, read the clock.
+
+Then the time from nothing to the first finished training step less that of a later
+step, which leaves building, tracing and compiling, each in a fresh process, for BERT
+and for ALBERT, whose one block is called 12 and 24 times, with a batch of 2 x 16
+tokens: the graph is that of any batch, and computing it hardly counts. Torch traces
+nothing; what it needs is the time to make its weights.
 
 Each peer trains as its own users do: ours with `kt.training.adamw` (here without
 clipping, which the others do not do either), KerasHub with Keras' AdamW, torch with
@@ -188,46 +191,65 @@ def keras_steps(peer, size, what, arguments):
     return steps
 
 
-def torch_steps(size, what, arguments):
-    """Returns `{name: step}` of Hugging Face's BERT, eager, attention by SDPA."""
-    import torch
+def torch_classifier(model, sizes):
+    """Builds Hugging Face's classifier of two classes, eager, attention by SDPA."""
     import transformers
 
-    torch.set_num_threads(arguments.threads)
-    sizes = parse_size(size, arguments)
-    config = transformers.BertConfig(
-        vocab_size=sizes["vocabulary_size"],
-        num_hidden_layers=sizes["num_layers"],
-        num_attention_heads=sizes["num_heads"],
-        hidden_size=sizes["hidden_dim"],
-        intermediate_size=sizes["intermediate_dim"],
-        max_position_embeddings=sizes["max_sequence_length"],
-        hidden_act="gelu_pytorch_tanh",
-        num_labels=2,
+    arguments = {
+        "vocab_size": sizes["vocabulary_size"],
+        "num_hidden_layers": sizes["num_layers"],
+        "num_attention_heads": sizes["num_heads"],
+        "hidden_size": sizes["hidden_dim"],
+        "intermediate_size": sizes["intermediate_dim"],
+        "max_position_embeddings": sizes["max_sequence_length"],
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "num_labels": 2,
+    }
+    if model == "bert":
+        config = transformers.BertConfig(**arguments)
+        return transformers.BertForSequenceClassification(config)
+    config = transformers.AlbertConfig(
+        **arguments, embedding_size=128, classifier_dropout_prob=0.1
     )
-    model = transformers.BertForSequenceClassification(config)
-    inputs, labels = random_batch(arguments)
+    return transformers.AlbertForSequenceClassification(config)
+
+
+def torch_step(what, classifier, inputs, labels):
+    import torch
+
     batch = {
         "input_ids": torch.tensor(inputs["token_ids"]).long(),
         "token_type_ids": torch.tensor(inputs["segment_ids"]).long(),
         "attention_mask": torch.tensor(inputs["padding_mask"]),
     }
     if what == "forward":
-        model.eval()
+        classifier.eval()
 
         def step():
             with torch.inference_mode():
-                model(**batch)
+                classifier(**batch)
     else:
-        model.train()
+        classifier.train()
         labels = torch.tensor(labels).long()
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+        optimizer = torch.optim.AdamW(classifier.parameters(), 1e-4)
 
         def step():
             optimizer.zero_grad()
-            model(**batch, labels=labels).loss.backward()
+            classifier(**batch, labels=labels).loss.backward()
             optimizer.step()
 
+    return step
+
+
+def torch_steps(size, what, arguments):
+    """Returns `{name: step}` of Hugging Face's BERT."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    classifier = torch_classifier("bert", parse_size(size, arguments))
+    step = torch_step(what, classifier, *random_batch(arguments))
     return {"hugging_face eager": step}
 
 
@@ -238,16 +260,17 @@ def compare(arguments, size, what):
             steps |= torch_steps(size, what, arguments)
         else:
             steps |= keras_steps(peer, size, what, arguments)
-    times = {name: [] for name in steps}
+    times = {name: {"clock": [], "cpu": []} for name in steps}
     for round_number in range(-1, arguments.rounds):
         for name, step in steps.items():
             for _ in range(1 if round_number < 0 else arguments.repeats):
-                start = time.perf_counter()
+                clock, cpu = time.perf_counter(), time.process_time()
                 step()
                 if round_number >= 0:  # The first turn traces and compiles.
-                    times[name].append(time.perf_counter() - start)
+                    times[name]["clock"].append(time.perf_counter() - clock)
+                    times[name]["cpu"].append(time.process_time() - cpu)
     shape = f"batch {arguments.batch}x{arguments.sequence_length}"
-    print_table(f"{what}, BERT {size}, {shape}", times, unit=1e-3)
+    print_table(f"{what}, BERT {size}, {shape}", times)
     return times
 
 
@@ -255,13 +278,15 @@ def compare(arguments, size, what):
 
 
 def compare_starts(arguments, model, num_layers):
-    peers = [peer for peer in arguments.peers if peer != "hugging_face"]
     times = {
         f"{peer} {setting} {optimizer}": []
         for setting in arguments.settings
         for optimizer in arguments.start_optimizers
-        for peer in peers
+        for peer in arguments.peers
+        if peer != "hugging_face"
     }
+    if "hugging_face" in arguments.peers:
+        times["hugging_face eager own"] = []
     for _ in range(arguments.start_rounds):
         for name, measured in times.items():
             command = [sys.executable, *sys.argv, "--first-step", *name.split()]
@@ -275,7 +300,9 @@ def compare_starts(arguments, model, num_layers):
     width = arguments.start_hidden_dim
     print(f"\nbuilding, tracing and compiling, {model} {num_layers}x{width}")
     for name, measured in times.items():
-        ours = times.get(" ".join(["ours", *name.split()[1:]]), [])
+        setting, optimizer = name.split()[1:]
+        setting = "graph" if setting == "eager" else setting
+        ours = times.get(f"ours {setting} {optimizer}", [])
         line = f"  {name:22}"
         for what in ("clock", "cpu"):
             values = [found[what] for found in measured]
@@ -292,21 +319,36 @@ def compare_starts(arguments, model, num_layers):
 
 def first_step(arguments, peer, setting, optimizer, model, num_layers):
     """Returns the seconds of building, tracing and compiling a training step."""
-    import tensorflow as tf
-
-    if peer == "keras_hub":
-        import keras_hub  # noqa: F401
-    else:
-        import keras_tformer.models
-        import keras_tformer.training  # noqa: F401
     inputs, labels = random_batch(arguments, 2, 16)
-    inputs = {key: tf.constant(value) for key, value in inputs.items()}
     sizes = parse_size(f"{num_layers}x{arguments.start_hidden_dim}", arguments)
+    if peer == "hugging_face":
+        import torch
+        import transformers  # noqa: F401
+
+        torch.set_num_threads(arguments.threads)
+
+        def make_step():
+            classifier = torch_classifier(model, sizes)
+            return torch_step("training", classifier, inputs, labels)
+    else:
+        import tensorflow as tf
+
+        if peer == "keras_hub":
+            import keras_hub  # noqa: F401
+        else:
+            import keras_tformer.models
+            import keras_tformer.training  # noqa: F401
+        inputs = {key: tf.constant(value) for key, value in inputs.items()}
+
+        def make_step():
+            classifier = keras_classifier(peer, model, sizes)
+            compile_keras(peer, classifier, setting == "xla", optimizer == "own")
+            return lambda: classifier.train_on_batch(inputs, labels)
+
     laps = [(time.perf_counter(), time.process_time())]
-    classifier = keras_classifier(peer, model, sizes)
-    compile_keras(peer, classifier, setting == "xla", optimizer == "own")
+    step = make_step()
     for _ in range(3):
-        classifier.train_on_batch(inputs, labels)
+        step()
         laps.append((time.perf_counter(), time.process_time()))
     first, _, last = (
         [end - start for start, end in zip(*neighbours, strict=True)]
@@ -315,17 +357,19 @@ def first_step(arguments, peer, setting, optimizer, model, num_layers):
     return {"clock": first[0] - last[0], "cpu": first[1] - last[1]}
 
 
-def print_table(title, times, unit):
-    """Prints medians and extremes, and how many times as long as ours a peer takes."""
-    name = "ms" if unit == 1e-3 else "s"
-    ours = [statistics.median(times[key]) for key in times if key.startswith("ours")]
-    print(f"\n{title}")
-    for key, measured in times.items():
-        median = statistics.median(measured)
-        line = f"  {key:20}{median / unit:10.1f} {name}"
-        line += f"  ({min(measured) / unit:.1f} to {max(measured) / unit:.1f})"
-        if ours:
-            line += f"  {median / min(ours):5.2f} x ours at its better setting"
+def print_table(title, times):
+    """Prints least and median times, and how many times as long as ours a peer is."""
+    print(f"\n{title}: least and median ms, least relative to ours")
+    for name, measured in times.items():
+        line = f"  {name:20}"
+        for what in ("cpu", "clock"):
+            least = min(measured[what])
+            median = statistics.median(measured[what])
+            line += f" {what}{1e3 * least:9.1f}{1e3 * median:9.1f}"
+            for key in times:
+                if key.startswith("ours"):
+                    ratio = least / min(times[key][what])
+                    line += f"  {ratio:5.2f} x {key.split()[1]}"
         print(line, flush=True)
 
 
