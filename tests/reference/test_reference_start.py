@@ -80,5 +80,5 @@ def test_a_sixth_of_the_operations_of_keras_hub(monkeypatch):
 
 def test_a_further_call_of_a_block_adds_few_operations(monkeypatch):
     few, many = (ours(monkeypatch, num_layers) for num_layers in (2, 24))
-    # 278 where it is traced anew: now the call and its gradient.
+    # 296 where it is traced anew: now the call and its gradient.
     assert (many - few) / 22 < 5
