@@ -88,7 +88,7 @@ def convert(model, functions, quantization, is_aware, sparse, feed, integer_only
     if SIGNATURE in functions:
         _check_custom_operators(content)
     parsed = parse(content)
-    share_tables(parsed, in_int8=quantization == "int8")
+    share_tables(parsed, quantization)
     if quantization == "int8":
         store_summands(parsed)
     take_out_unread(parsed)

@@ -156,10 +156,15 @@ def is_float(tensor):
 
 
 def constant_values(model, tensor):
-    """The float array of a float32 or int8 constant, or None for anything else."""
+    """The numbers that a constant stands for as floats; None where they are not.
+
+    Constants of float32, int8 and int16 are, unless stored sparsely.
+    """
     data = model.buffers[tensor.buffer].data
     dtype = _names(schema().TensorType)[tensor.type]
-    if data is None or dtype not in ("float32", "int8") or tensor.sparsity is not None:
+    if data is None or dtype not in ("float32", "int8", "int16"):
+        return None
+    if tensor.sparsity is not None:
         return None
     values = np.frombuffer(data, dtype).reshape(tensor.shape)
     if dtype == "float32":

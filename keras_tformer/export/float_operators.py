@@ -1,7 +1,7 @@
 """What an int8 file computes in float, because int8 would cost more than it saves."""
 
 from keras_tformer.export.flatbuffer import named_operators
-from keras_tformer.export.tables import tied_operators
+from keras_tformer.export.tables import tied_lookups, tied_operators
 
 SQUARES = ("MUL", "SQUARE", "SQUARED_DIFFERENCE")
 
@@ -18,11 +18,14 @@ def float_operators(model, integer_only):
         model: a parsed float file, a `ModelT`.
         integer_only: leave out normalizations and sums.
     """
-    names = set()
+    names = {
+        graph.tensors[lookup.outputs[0]].name.decode()
+        for graph, lookup in tied_lookups(model)
+    }
     for graph in model.subgraphs:
         kept = []
-        for lookup, product in tied_operators(model, graph):
-            kept += [lookup, product, *_reshapes_before(model, graph, product)]
+        for _, product in tied_operators(model, graph):
+            kept += [product, *_reshapes_before(model, graph, product)]
         if not integer_only:
             kept += _normalizations(model, graph)
         for operator in kept:

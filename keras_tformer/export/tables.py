@@ -21,16 +21,46 @@ def tied_operators(model, graph):
         model: a parsed file, a `ModelT`.
         graph: one of its subgraphs.
     """
-    operators = named_operators(model, graph)
-    lookups = [operator for name, operator in operators if name == "GATHER"]
-    tables = [(operator, graph.tensors[operator.inputs[0]]) for operator in lookups]
+    products = [
+        operator
+        for name, operator in named_operators(model, graph)
+        if name == "FULLY_CONNECTED"
+    ]
     return [
         (lookup, product)
-        for name, product in operators
-        if name == "FULLY_CONNECTED"
-        for lookup, table in tables
-        if _is_same_table(model, table, graph.tensors[product.inputs[1]])
+        for lookup in _lookups(model, graph)
+        for product in products
+        if _is_same_table(
+            model, _table(graph, lookup), graph.tensors[product.inputs[1]]
+        )
     ]
+
+
+def tied_lookups(model):
+    """`[(graph, GATHER)]` of tables that a product in some graph of a file reads.
+
+    A file that writes text looks up its sources in one graph, and multiplies by the
+    table in the other.
+    """
+    tied = [
+        _table(graph, lookup)
+        for graph in model.subgraphs
+        for lookup, _ in tied_operators(model, graph)
+    ]
+    return [
+        (graph, lookup)
+        for graph in model.subgraphs
+        for lookup in _lookups(model, graph)
+        if any(_is_same_table(model, _table(graph, lookup), table) for table in tied)
+    ]
+
+
+def _lookups(model, graph):
+    return [part for name, part in named_operators(model, graph) if name == "GATHER"]
+
+
+def _table(graph, lookup):
+    return graph.tensors[lookup.inputs[0]]
 
 
 def _is_same_table(model, table, kernel):
@@ -45,23 +75,41 @@ def _is_same_table(model, table, kernel):
     return bool(np.abs(ours - theirs).max() <= limit)
 
 
-def share_tables(model, in_int8=False):
-    """Let each product of float vectors by a looked-up table read the lookup's table.
+def share_tables(model, quantization):
+    """Let lookups and products read one table; in int8 and int16x8 files in int8.
 
     The converter quantizes the two uses of a table apart: one scale where rows are
-    looked up, one for each row, or none at all, in the product.
+    looked up, one for each row, or none at all, in the product. With 16 bit
+    activations it stores what is looked up in 16 bits, too.
 
     Args:
         model: a parsed file, a `ModelT`; changed in place.
-        in_int8: make float tables int8, too.
+        quantization: as in `to_tflite`.
     """
-    for graph in model.subgraphs:
-        for lookup, product in tied_operators(model, graph):
-            if is_float(graph.tensors[lookup.inputs[0]]) and in_int8:
-                _look_up_in_int8(model, graph, lookup)
-            if is_float(graph.tensors[product.inputs[0]]):
+    if quantization == "int8":
+        for graph, lookup in tied_lookups(model):
+            if is_float(_table(graph, lookup)):
+                _look_up_in_int8(model, graph, lookup, "DEQUANTIZE")
+    elif quantization == "dynamic_range":
+        for graph in model.subgraphs:
+            _look_up_before_dequantizing(model, graph)
+    pairs = [(graph, tied_operators(model, graph)) for graph in model.subgraphs]
+    if quantization == "int16x8":
+        for graph in model.subgraphs:
+            for lookup in _lookups(model, graph):
+                values = constant_values(model, _table(graph, lookup))
+                if values is not None and values.size >= LARGE:
+                    _look_up_in_int8(model, graph, lookup, "QUANTIZE")
+    for graph, tied in pairs:
+        for lookup, product in tied:
+            # A bias of integers has the scales of the product's own table.
+            if is_float(graph.tensors[product.inputs[0]]) or not _has_bias(product):
                 product.inputs = product.inputs.copy()  # a view of the file
                 product.inputs[1] = lookup.inputs[0]
+
+
+def _has_bias(product):
+    return len(product.inputs) > 2 and product.inputs[2] >= 0
 
 
 def store_summands(model):
@@ -79,26 +127,46 @@ def store_summands(model):
                     continue
                 source = _add_int8(model, graph, tensor, values)
                 tensor.buffer = 0  # the empty one: an activation from here on
-                _dequantize(model, graph, operator, source, int(index))
+                _insert(model, graph, "DEQUANTIZE", operator, source, int(index))
 
 
-def _look_up_in_int8(model, graph, lookup):
-    """GATHER in a float table -> GATHER in an int8 table, then DEQUANTIZE."""
+def _look_up_before_dequantizing(model, graph):
+    """DEQUANTIZE of a whole table that two GATHERs read -> of the rows they find."""
+    operators = named_operators(model, graph)
+    whole = {int(op.outputs[0]): op for name, op in operators if name == "DEQUANTIZE"}
+    for lookup in _lookups(model, graph):
+        maker = whole.get(int(lookup.inputs[0]))
+        if maker is not None:
+            source = int(maker.inputs[0])
+            if graph.tensors[source].type == schema().TensorType.INT8:
+                _look_up_in_int8(model, graph, lookup, "DEQUANTIZE", source)
+    read = {int(index) for operator in graph.operators for index in operator.inputs}
+    read |= set(map(int, graph.outputs))
+    unread = [operator for index, operator in whole.items() if index not in read]
+    graph.operators = [x for x in graph.operators if not any(x is y for y in unread)]
+
+
+def _look_up_in_int8(model, graph, lookup, after, source=None):
+    """GATHER in another table -> GATHER in an int8 table, then the operator `after`.
+
+    `source` is the int8 table where there is one already.
+    """
     table, rows = (graph.tensors[i] for i in (lookup.inputs[0], lookup.outputs[0]))
-    source = _add_int8(model, graph, table, constant_values(model, table))
+    if source is None:
+        source = _add_int8(model, graph, table, constant_values(model, table))
     looked_up = copy.copy(rows)
     looked_up.type = schema().TensorType.INT8
     looked_up.quantization = graph.tensors[source].quantization
     graph.tensors.append(looked_up)
-    after = graph.operators[graph.operators.index(lookup) + 1]
+    reader = graph.operators[graph.operators.index(lookup) + 1]
     new = len(graph.tensors) - 1
-    _dequantize(model, graph, after, new, int(lookup.outputs[0]))
+    _insert(model, graph, after, reader, new, int(lookup.outputs[0]))
     lookup.inputs = np.array([source, *lookup.inputs[1:]], "int32")
     lookup.outputs = np.array([new], "int32")
 
 
 def _add_int8(model, graph, tensor, values):
-    """Add a float constant as int8 with one scale; its index comes back."""
+    """Add a constant as int8 with one scale; its index comes back."""
     generated = schema()
     scale = np.float32(max(np.abs(values).max(), 1e-12) / 127)
     steps = np.round(values / scale).astype("int8").ravel()
@@ -112,10 +180,10 @@ def _add_int8(model, graph, tensor, values):
     return len(graph.tensors) - 1
 
 
-def _dequantize(model, graph, reader, source, target):
-    """Insert a DEQUANTIZE between two tensors before the operator that reads it."""
+def _insert(model, graph, name, reader, source, target):
+    """Insert (DE)QUANTIZE between two tensors before the operator that reads them."""
     generated = schema()
-    builtin = generated.BuiltinOperator.DEQUANTIZE
+    builtin = getattr(generated.BuiltinOperator, name)
     codes = [code.builtinCode for code in model.operatorCodes]
     if builtin not in codes:
         code = generated.OperatorCodeT(builtin, version=2, builtinCode=builtin)

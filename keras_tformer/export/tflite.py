@@ -176,7 +176,8 @@ def to_tflite(
         in_loops = quantization in (None, "float16", "dynamic_range")
     check_loops(model, loop_shared_layers, quantization, max_length)
     if max_length is None:
-        functions, shapes = _functions(model, lengths, batch_size, in_loops)
+        merge = quantization == "int16x8"
+        functions, shapes = _functions(model, lengths, batch_size, in_loops, merge)
     else:
         check_decoding(lengths, max_length, quantization, class_names, tokenizer_inside)
         functions = decoding_functions(model, batch_size, lengths[0], max_length)
@@ -224,7 +225,7 @@ def to_tflite(
     return result
 
 
-def _functions(model, lengths, batch_size, in_loops):
+def _functions(model, lengths, batch_size, in_loops, merge_scales):
     """`({signature: concrete function}, {signature: {input name: shape}})`."""
     functions, shapes = {}, {}
     for length in lengths:
@@ -234,7 +235,7 @@ def _functions(model, lengths, batch_size, in_loops):
         specs = input_specs(model, batch_size, length)
         shapes[name] = {key: tuple(spec.shape) for key, spec in specs.items()}
         check_fixed(shapes[name])
-        functions[name] = serving_function(model, specs, True, in_loops)
+        functions[name] = serving_function(model, specs, True, in_loops, merge_scales)
     return functions, shapes
 
 

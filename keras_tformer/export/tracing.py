@@ -147,11 +147,14 @@ def call_flat(model, inputs, in_loops=False):
     return named_outputs(model(inputs, training=False))
 
 
-def serving_function(model, specs, for_converter=False, in_loops=False):
+def serving_function(
+    model, specs, for_converter=False, in_loops=False, merge_scales=False
+):
     """A concrete function `(**inputs) -> {name: tensor}`; floats leave as float32.
 
-    `for_converter` traces it under `converter_operations`; all shapes must be fixed.
-    `in_loops` makes loops of repeated calls, see `call_in_loops`.
+    `for_converter` traces it under `converter_operations` (`merge_scales` is for
+    these); all shapes must be fixed. `in_loops` makes loops of repeated calls, see
+    `call_in_loops`.
     """
     import tensorflow as tf
 
@@ -160,13 +163,15 @@ def serving_function(model, specs, for_converter=False, in_loops=False):
         outputs = call_flat(model, inputs, in_loops)
         return {name: as_float32(value, name) for name, value in outputs.items()}
 
-    shared = _shared_variables(model)
-    with converter_operations(shared) if for_converter else contextlib.nullcontext():
+    operations = contextlib.nullcontext()
+    if for_converter:
+        operations = converter_operations(_shared_variables(model), merge_scales)
+    with operations:
         return serve.get_concrete_function(**specs)
 
 
 @contextlib.contextmanager
-def converter_operations(shared=()):
+def converter_operations(shared=(), merge_scales=False):
     """Trace two of Keras' operations in the form that the converter keeps whole.
 
     `keras.ops.take` becomes a bare GATHER. Keras wraps negative indices around: LESS,
@@ -175,12 +180,15 @@ def converter_operations(shared=()):
     serving_default_segment_ids").
 
     `keras.ops.matmul` by a variable that is read elsewhere, too (a looked-up table, a
-    kernel in `shared`), gets a reshape before it. The converter would multiply the
-    scale of a layer normalization before it into the variable: a second copy, which is
-    another one only once the model has learned.
+    kernel in `shared`), gets a reshape before it or, where the converter would undo
+    that behind the product, the larger of each number and itself. The converter would
+    multiply the scale of a layer normalization before it into the variable: a second
+    copy, which is another one only once the model has learned.
 
     Args:
         shared: ids of the handles of variables, as `_variable_read` returns them.
+        merge_scales: whether it may do so where a product with a bias is looked up,
+            too. The converter to int16x8 cannot quantize one table for both.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import numpy as keras_numpy
@@ -199,6 +207,10 @@ def converter_operations(shared=()):
             x2 = tf.convert_to_tensor(x2)
         if isinstance(x2, tf.Tensor) and _variable_read(x2) in read_elsewhere - {None}:
             x1 = tf.convert_to_tensor(x1)
+            if len(x1.shape) > 2 and not merge_scales:
+                # A rounded factor is nothing to multiply into a table.
+                is_rounded = x1.op.type.startswith("FakeQuant")
+                return keras_matmul(x1 if is_rounded else tf.maximum(x1, x1), x2)
             product = tf.matmul(tf.reshape(x1, (1, 1, *x1.shape)), x2)
             return tf.reshape(product, (*x1.shape[:-1], x2.shape[-1]))
         return keras_matmul(x1, x2)

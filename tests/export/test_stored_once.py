@@ -11,8 +11,10 @@ from keras_tformer.models import (
     BERT_SIZES,
     albert_encoder,
     bert_encoder,
+    causal_lm,
     masked_lm,
     sequence_classifier,
+    transformer,
 )
 
 pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_litert")
@@ -95,9 +97,61 @@ def test_a_tied_table_of_a_quantization_aware_model_is_int8(
             quantization="int8",
             representative_data=representative_data,
         )
-        # Learned with a scale for each row in the product: once more for the lookup.
         stored = sum(report["weight_bytes"].values())
-        assert stored < 1.02 * (model.count_params() + 997 * 34) + 7000
+        assert stored < 1.02 * model.count_params() + 7000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "quantization, size, mean_error",
+    [(None, 4, 1e-5), ("dynamic_range", 1, 0.03), ("int8", 1, 0.05)],
+)
+def test_a_table_of_both_languages_and_the_logits_is_stored_once(
+    tmp_path, quantization, size, mean_error
+):
+    """Looked up twice; the product has a bias, with which scales would move into it."""
+    sizes = {name: SIZES[name] for name in SIZES if name != "initializer_range"}
+    sizes |= {"vocabulary_size": 997, "num_layers": 1, "use_output_bias": True}
+    model = transformer(**sizes)
+    generator = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign(weight.numpy() + generator.normal(0, 0.1, weight.shape))
+    ids = generator.integers(5, 997, (40, LENGTH)).astype("int32")
+    data = {name: ids if "ids" in name else 0 * ids + 1 for name in model.input}
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization=quantization,
+        representative_data=data,
+    )
+    stored = sum(report["weight_bytes"].values())
+    assert stored < 1.02 * size * report["parameters"] + 9000
+    assert report["verification"]["relative_difference"] < mean_error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_tables_are_int8_where_activations_have_16_bits(examples, tmp_path, is_tied):
+    """The converter stores what is looked up in 16 bits, and multiplies by that."""
+    sizes = SIZES | {"vocabulary_size": 997}
+    data = {name: x for name, x in examples.items() if name != "segment_ids"}
+    if is_tied:
+        model = causal_lm(num_layers=1, mask_value=-30.0, **sizes)
+    else:
+        encoder = bert_encoder(num_layers=1, num_segments=None, **sizes)
+        model = sequence_classifier(encoder, num_classes=3)
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        sequence_length=LENGTH,
+        quantization="int16x8",
+        representative_data=data,
+    )
+    stored = sum(report["weight_bytes"].values())
+    assert stored < 1.02 * report["parameters"] + 5000
+    assert set(report["macs_by_dtype"]) == {"int16", "int16*int8"}
+    assert report["verification"]["relative_difference"] < 0.03
 
 
 @pytest.mark.slow
