@@ -14,6 +14,7 @@ from keras_tformer.export.ranges import (
     cut_masked_scores,
     make_symmetric,
     measure_ranges,
+    raise_masks,
 )
 from keras_tformer.export.tables import share_tables, store_summands
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
@@ -101,6 +102,7 @@ def _quantize(measured, sparse, integer_only):
     from tensorflow.lite.python.convert import mlir_quantize, mlir_sparsify
 
     make_symmetric(measured)
+    raise_masks(measured)
     cut_masked_scores(measured)
     kept = float_operators(measured, integer_only)
     content = mlir_quantize(pack(measured), denylisted_nodes=kept)

@@ -1,8 +1,16 @@
 """Ranges of activations that int8 can use, measured in a float file."""
 
+import copy
+
 import numpy as np
 
-from keras_tformer.export.flatbuffer import is_float, named_operators, parse
+from keras_tformer.export.flatbuffer import (
+    constant_values,
+    is_float,
+    named_operators,
+    parse,
+    schema,
+)
 from keras_tformer.export.packing import pack
 
 # exp(-10) is what a masked position weighs beside the best one in the worst of cases:
@@ -11,6 +19,7 @@ FAR_BELOW = np.float32(10)
 # LiteRT's ADD ends the process where a summand's steps are too large for the sum's, as
 # those of a mask of -1e9 are.
 MOST_CUT = 100
+MOVES = ("RESHAPE", "TRANSPOSE")  # one range before and after
 
 
 def measure_ranges(content, feed, custom_operators=()):
@@ -71,17 +80,25 @@ def make_symmetric(model):
         model: a parsed float file (`ModelT`) with measured ranges; changed in place.
     """
     for graph in model.subgraphs:
-        makers = {}
+        makers = _makers(model, graph)
         for name, operator in named_operators(model, graph):
-            makers.update({int(i): (name, operator) for i in operator.outputs})
-            if name != "BATCH_MATMUL":
-                continue
-            index = int(operator.inputs[1])
-            _widen(graph.tensors[index])
-            # What only moves numbers has one range before and after.
-            while makers.get(index, ("",))[0] in ("RESHAPE", "TRANSPOSE"):
-                index = int(makers[index][1].inputs[0])
-                _widen(graph.tensors[index])
+            if name == "BATCH_MATMUL":
+                for index in _moved(makers, operator.inputs[1]):
+                    _widen(graph.tensors[index])
+
+
+def _makers(model, graph):
+    """`{tensor: (name, operator that makes it)}`"""
+    named = named_operators(model, graph)
+    return {int(index): part for part in named for index in part[1].outputs}
+
+
+def _moved(makers, index):
+    """A tensor, and those that only had their numbers moved to become it."""
+    found = [int(index)]
+    while makers.get(found[-1], ("",))[0] in MOVES:
+        found.append(int(makers[found[-1]][1].inputs[0]))
+    return found
 
 
 def _widen(tensor):
@@ -93,6 +110,63 @@ def _widen(tensor):
     ranges.min, ranges.max = -largest * np.float32(128 / 127), largest
 
 
+def raise_masks(model):
+    """Let a mask that is far lower than it takes to hide scores just hide them.
+
+    Of -1e9 each of 256 steps is wider than all scores together. Masks are found that
+    are a product with one number (0 or 1 times -1e9), or constants.
+
+    Args:
+        model: a parsed float file (`ModelT`) with measured ranges; changed in place.
+    """
+    for graph in model.subgraphs:
+        makers, lowest = _makers(model, graph), {}
+        found = _masked_scores(model, graph, makers)
+        for scores, mask, _ in found:
+            least = np.min(scores.min - FAR_BELOW - scores.max)
+            lowest[mask] = min(least, lowest.get(mask, least))
+        raised = {
+            mask
+            for mask, least in lowest.items()
+            if _raise_mask(model, graph, makers, mask, least)
+        }
+        for scores, mask, sums in found:
+            if mask in raised:
+                sums.min = np.maximum(sums.min, scores.min + lowest[mask])
+
+
+def _raise_mask(model, graph, makers, mask, least):
+    """Whether a mask was far below, and is `least` now."""
+    path = _moved(makers, mask)
+    name, operator = makers.get(path[-1], ("", None))
+    inputs = (
+        [path[-1]] if operator is None else operator.inputs if name == "MUL" else ()
+    )
+    for place, index in enumerate(map(int, inputs)):
+        tensor = graph.tensors[index]
+        values = constant_values(model, tensor)
+        is_number = values is not None and (operator is None or values.size == 1)
+        if not is_number or values.min() >= MOST_CUT * least:
+            continue
+        raised = np.maximum(values, np.float32(least))
+        new = copy.copy(tensor)
+        new.buffer = len(model.buffers)
+        data = np.frombuffer(raised.astype("float32").tobytes(), "uint8")
+        model.buffers.append(schema().BufferT(data=data))
+        if operator is None:
+            graph.tensors[index] = new
+        else:
+            graph.tensors.append(new)  # others may read the number, too
+            operator.inputs = operator.inputs.copy()
+            operator.inputs[place] = len(graph.tensors) - 1
+        for moved in path:
+            ranges = graph.tensors[moved].quantization
+            if ranges is not None and _is_measured(ranges):
+                ranges.min = np.maximum(ranges.min, np.float32(least))
+        return True
+    return False
+
+
 def cut_masked_scores(model):
     """Let masked scores of attention end little below the least score that is kept.
 
@@ -102,23 +176,28 @@ def cut_masked_scores(model):
         model: a parsed float file (`ModelT`) with measured ranges; changed in place.
     """
     for graph in model.subgraphs:
-        makers = {}
-        for name, operator in named_operators(model, graph):
-            makers.update({int(i): (name, operator) for i in operator.outputs})
-            if name != "SOFTMAX":
-                continue
-            kind, added = makers.get(int(operator.inputs[0]), ("", None))
-            if kind != "ADD":
-                continue
-            sums = graph.tensors[added.outputs[0]].quantization
-            for index in map(int, added.inputs):
-                scores = graph.tensors[index].quantization
-                is_product = makers.get(index, ("",))[0] == "BATCH_MATMUL"
-                if not (is_product and _is_measured(scores) and _is_measured(sums)):
-                    continue
-                least = np.maximum(sums.min, scores.min - FAR_BELOW)
-                if (sums.max - sums.min <= MOST_CUT * (sums.max - least)).all():
-                    sums.min = least
+        for scores, _, sums in _masked_scores(model, graph, _makers(model, graph)):
+            least = np.maximum(sums.min, scores.min - FAR_BELOW)
+            if (sums.max - sums.min <= MOST_CUT * (sums.max - least)).all():
+                sums.min = least
+
+
+def _masked_scores(model, graph, makers):
+    """`[(ranges of scores, index of the mask, ranges of their sum)]` of attentions."""
+    found = []
+    for name, operator in named_operators(model, graph):
+        if name != "SOFTMAX":
+            continue
+        kind, added = makers.get(int(operator.inputs[0]), ("", None))
+        if kind != "ADD":
+            continue
+        sums = graph.tensors[added.outputs[0]].quantization
+        for index, other in zip(added.inputs, added.inputs[::-1], strict=True):
+            scores = graph.tensors[index].quantization
+            is_product = makers.get(int(index), ("",))[0] == "BATCH_MATMUL"
+            if is_product and _is_measured(scores) and _is_measured(sums):
+                found.append((scores, int(other), sums))
+    return found
 
 
 def _is_measured(ranges):

@@ -10,7 +10,7 @@ import os
 import h5py
 import keras
 import numpy as np
-from catalogue import BATCH, LENGTH, SOURCE
+from catalogue import BATCH, LENGTH, SOURCE, WIDTH
 from keras import ops
 
 SAME = {"rtol": 1e-5, "atol": 1e-5}
@@ -417,29 +417,40 @@ def sorted_by_size(outputs):
 
 def tflite_equals_model(case, folder):
     """The phone's file computes what the model does, on the phone's runtime."""
-    from keras_tformer import export
-
-    report = export.to_tflite(
-        built(case),
-        f"{folder}/model.tflite",
-        sequence_length=LENGTH,
-        batch_size=BATCH,
-        representative_data=None,
-        tolerance=1e-4,
-    )
+    report = exported(case, folder, None, 1e-4)
     assert report["verification"]["largest_difference"] < 1e-4
+    assert set(report["weight_bytes"]) <= {"float32", "int32", "int64", "bool"}
+
+
+def float16_tflite_is_near_model(case, folder):
+    """Weights in half precision: the largest difference, in units of the output."""
+    report = exported(case, folder, "float16", 1e-2)
+    stored = report["weight_bytes"]
+    assert stored["float16"] > stored.get("float32", 0)
+
+
+def dynamic_range_tflite_is_near_model(case, folder):
+    """Weights in int8: the mean difference in shares of the spread."""
+    report = exported(case, folder, "dynamic_range", 0.05)
+    assert report["weight_bytes"]["int8"] > 4 * WIDTH * WIDTH
+    assert report["macs_by_dtype"]["float32*int8"] > 0
 
 
 def int8_tflite_is_near_model(case, folder):
-    """The int8 file is near the model: mean difference in shares of the spread."""
+    """Weights and activations in int8: the mean difference in shares of the spread."""
+    report = exported(case, folder, "int8", 0.1)
+    assert report["int8_macs_share"] > 0.7
+
+
+def exported(case, folder, quantization, tolerance):
+    """Writes a file, which is compared with the model on its runtime."""
     from keras_tformer import export
 
-    inputs = case.feed(64, LENGTH, LENGTH)  # a file has one length for all inputs
-    export.to_tflite(
+    return export.to_tflite(
         built(case),
         f"{folder}/model.tflite",
-        sequence_length=LENGTH,
-        quantization="int8",
-        representative_data=inputs,
-        tolerance=0.2,
+        sequence_length=LENGTH,  # a file has one length for all inputs
+        quantization=quantization,
+        representative_data=case.feed(64, LENGTH, LENGTH),
+        tolerance=tolerance,
     )

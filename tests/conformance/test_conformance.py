@@ -101,6 +101,12 @@ test_saved_model_equals_model = make_test(
 test_tflite_equals_model = make_test(
     checks.tflite_equals_model, models_only, needs_tensorflow, slow
 )
+test_float16_tflite_is_near_model = make_test(
+    checks.float16_tflite_is_near_model, models_only, needs_tensorflow, slow
+)
+test_dynamic_range_tflite_is_near_model = make_test(
+    checks.dynamic_range_tflite_is_near_model, models_only, needs_tensorflow, slow
+)
 test_int8_tflite_is_near_model = make_test(
     checks.int8_tflite_is_near_model, models_only, needs_tensorflow, slow
 )
