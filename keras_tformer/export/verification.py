@@ -9,6 +9,7 @@ from keras_tformer.export.prediction import open_artefact
 from keras_tformer.export.tracing import call_flat, input_specs
 
 FURTHER_EXAMPLES = 16  # of every setting after the first; without XNNPACK is slow
+NEAR_TIE = 0.5  # standard deviations of an output between two of its values
 
 
 def verify(
@@ -18,6 +19,7 @@ def verify(
     tolerance=None,
     relative_tolerance=None,
     minimum_agreement=None,
+    minimum_clear_agreement=None,
     num_threads=(1, 2),
     use_default_delegate=(True, False),
     in_separate_process=False,
@@ -40,6 +42,10 @@ def verify(
         relative_tolerance: largest mean absolute difference allowed, in units of
             the output's standard deviation (the measure for quantized files).
         minimum_agreement: smallest share of equal predictions allowed.
+        minimum_clear_agreement: the same, where a near tie counts as equal: what the
+            artefact predicts lies, in the model's output, less than half of the
+            output's standard deviation below what the model predicts. Right files of
+            any model have nearly 1, files of a model that has not learned as well.
         num_threads: thread counts of the LiteRT interpreter, or one.
         use_default_delegate: whether XNNPACK is on, both, or one (`.tflite` only).
         in_separate_process: run a SavedModel in a fresh process without Keras.
@@ -50,7 +56,8 @@ def verify(
         A dict of the first setting: `runtime`, `num_threads`, `use_default_delegate`,
         `examples`, `largest_difference`, `mean_difference`, `relative_difference`,
         `agreement` (share of equal argmax over the last axis; None where outputs have
-        one value), each the worst of all outputs; `outputs` with the same per output;
+        one value), `clear_agreement` (near ties count as equal), each the worst of all
+        outputs; `outputs` with the same per output;
         and with labels `accuracy` and `macro_f1`, each `{"artefact": ..., "model":
         ...}`; and `settings`, a list of the same (without labels) for every setting.
         Positions that the padding mask leaves out are not compared.
@@ -99,7 +106,9 @@ def verify(
     kept = {name: _kept_positions(batches, output) for name, output in theirs.items()}
     ours = _answers(runner, batches, theirs)
     result = _compare_all(ours, theirs, kept, runner.runtime, settings[0])
-    complaints = _complaints(result, tolerance, relative_tolerance, minimum_agreement)
+    limits = (tolerance, relative_tolerance)
+    shares = {"": minimum_agreement, "clear_": minimum_clear_agreement}
+    complaints = _complaints(result, *limits, shares)
     result["settings"] = [dict(result)]
     result.update(_scores(ours, theirs, labels, weights))
     some = _first_rows(batches, FURTHER_EXAMPLES)
@@ -108,10 +117,9 @@ def verify(
         answers = _answers(runner, some, theirs)
         further = _compare_all(answers, theirs, kept, runner.runtime, setting)
         result["settings"].append(further)
-        least = minimum_agreement
-        if least is not None:  # of so few rows, one may differ
-            least = min(least, 1 - 1 / further["examples"])
-        complaints += _complaints(further, tolerance, relative_tolerance, least)
+        one = 1 / further["examples"]  # of so few rows, one may differ
+        few = {k: x if x is None else min(x, 1 - one) for k, x in shares.items()}
+        complaints += _complaints(further, *limits, few)
     if complaints:
         raise ValueError(
             "The artefact does not compute what the Keras model computes: "
@@ -192,15 +200,15 @@ def _compare_all(ours, theirs, kept, runtime, setting):
         key: max(part[key] for part in compared.values())
         for key in ("largest_difference", "mean_difference", "relative_difference")
     }
-    agreements = [part["agreement"] for part in compared.values()]
-    agreements = [share for share in agreements if share is not None]
+    for key in ("agreement", "clear_agreement"):
+        shares = [part[key] for part in compared.values() if part[key] is not None]
+        worst[key] = min(shares) if shares else None
     return {
         "runtime": runtime,
         "num_threads": setting[0],
         "use_default_delegate": setting[1],
         "examples": len(next(iter(ours.values()))),
         **worst,
-        "agreement": min(agreements) if agreements else None,
         "outputs": compared,
     }
 
@@ -212,11 +220,15 @@ def _compare(ours, theirs, kept):
     rows = len(ours)
     theirs = theirs[:rows]
     kept = None if kept is None else kept[:rows]
-    agreement = None
+    agreement = clear_agreement = None
     if theirs.ndim > 1 and theirs.shape[-1] > 1:
-        equal = ours.argmax(-1) == theirs.argmax(-1)
-        by_token = kept is not None and equal.shape == kept.shape
-        agreement = float(np.mean(equal[kept] if by_token else equal))
+        chosen = ours.argmax(-1)[..., None]
+        equal = chosen[..., 0] == theirs.argmax(-1)
+        short = theirs.max(-1) - np.take_along_axis(theirs, chosen, -1)[..., 0]
+        if kept is not None and equal.shape == kept.shape:
+            equal, short = equal[kept], short[kept]
+        agreement = float(np.mean(equal))
+        clear_agreement = float(np.mean(equal | (short < NEAR_TIE * spread)))
     if kept is not None:
         ours, theirs = ours[kept], theirs[kept]
     difference = np.abs(ours.astype("float64") - theirs)
@@ -226,6 +238,7 @@ def _compare(ours, theirs, kept):
         "relative_difference": float(difference.mean() / spread),
         "largest_output": scale,
         "agreement": agreement,
+        "clear_agreement": clear_agreement,
     }
 
 
@@ -274,7 +287,7 @@ def _macro_f1(truth, predicted):
     return float(np.mean(scores)) if scores else 0.0
 
 
-def _complaints(result, tolerance, relative_tolerance, minimum_agreement):
+def _complaints(result, tolerance, relative_tolerance, minimum_shares):
     """What is wrong in one setting, as sentences."""
     complaints = []
     if not np.isfinite(result["mean_difference"]):
@@ -292,12 +305,13 @@ def _complaints(result, tolerance, relative_tolerance, minimum_agreement):
                 f"{name}: mean difference is {relative:.3g} of the output's standard "
                 f"deviation (allowed {relative_tolerance:.3g})"
             )
-        agreement = part["agreement"]
-        if minimum_agreement is not None and agreement is not None:
-            if agreement < minimum_agreement:
+        for kind, least in minimum_shares.items():
+            share = part[f"{kind}agreement"]
+            if least is not None and share is not None and share < least:
+                aside = ", near ties aside" if kind else ""
                 complaints.append(
-                    f"{name}: {agreement:.1%} of the predictions are equal (at least "
-                    f"{minimum_agreement:.1%} expected)"
+                    f"{name}: {share:.1%} of the predictions are equal{aside} "
+                    f"(at least {least:.1%} expected)"
                 )
     delegate = "on" if result["use_default_delegate"] else "off"
     where = f" with {result['num_threads']} thread(s), delegate {delegate}"

@@ -67,6 +67,38 @@ def test_mode_against_keras(
         assert set(macs) == {"float32"}
 
 
+def test_one_wrong_class_of_many_is_refused(tmp_path, monkeypatch):
+    """The mean difference is small, and yet most predictions are wrong."""
+    from keras_tformer.export import tflite
+    from keras_tformer.export.flatbuffer import parse
+    from keras_tformer.export.packing import pack
+
+    def convert(*arguments):
+        content = parse(original(*arguments))
+        (bias,) = (x for x in content.subgraphs[0].tensors if list(x.shape) == [101])
+        data = content.buffers[bias.buffer].data.copy()
+        data.view("float32")[7] += 6
+        content.buffers[bias.buffer].data = data
+        return pack(content)
+
+    original = tflite.convert
+    monkeypatch.setattr(tflite, "convert", convert)
+    keras.utils.set_random_seed(5)
+    x = keras.Input((37,), name="x")
+    model = keras.Model({"x": x}, keras.layers.Dense(101)(x))
+    model.layers[-1].bias.assign(np.linspace(-0.1, 0.1, 101))
+    data = {"x": np.random.default_rng(3).normal(size=(64, 37)).astype("float32")}
+    arguments = {"quantization": "dynamic_range", "representative_data": data}
+    file = tmp_path / "model.tflite"
+    with pytest.raises(ValueError, match=r"near ties aside \(at least 90.0%"):
+        export.to_tflite(model, file, **arguments)
+    assert not list(tmp_path.iterdir())
+    arguments["minimum_clear_agreement"] = None
+    found = export.to_tflite(model, file, **arguments)["verification"]
+    assert found["relative_difference"] < 0.1  # all that would have been asked
+    assert found["clear_agreement"] < 0.2
+
+
 def test_names_shapes_and_builtin_operators(tflite_file):
     interpreter = litert.Interpreter(model_path=str(tflite_file))
     signature = interpreter.get_signature_list()["serving_default"]

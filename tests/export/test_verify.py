@@ -74,6 +74,33 @@ def test_another_models_numbers_are_refused(tflite_file, classifier, examples):
         classifier.set_weights(weights)
 
 
+def test_near_ties_are_no_wrong_predictions(monkeypatch):
+    """By hand: of 4 rows one is a near tie and one is wrong; values spread by 0.9."""
+    import keras
+
+    from keras_tformer.export import verification
+
+    theirs = np.array([[2, 0, 0], [0, 2, 0], [1, 0.9, 0], [2, 0, 0]], "float32")
+    ours = np.array([[2, 0, 0], [0, 2, 0], [1, 1.1, 0], [0, 0, 2]], "float32")
+    x = keras.Input((3,), name="x")
+    model = keras.Model({"x": x}, {"output": keras.layers.Identity()(x)})
+
+    def open_artefact(*others):
+        def run(batches):
+            return {"output": ours[: sum(len(batch["x"]) for batch in batches)]}
+
+        run.runtime, run.shapes = "by hand", {"x": (None, 3)}
+        return run
+
+    monkeypatch.setattr(verification, "open_artefact", open_artefact)
+    result = export.verify("by hand", model, {"x": theirs}, minimum_clear_agreement=0.7)
+    assert (result["agreement"], result["clear_agreement"]) == (0.5, 0.75)
+    with pytest.raises(ValueError, match="75.0% .* equal, near ties aside"):
+        export.verify("by hand", model, {"x": theirs}, minimum_clear_agreement=0.8)
+    with pytest.raises(ValueError, match="50.0% of the predictions are equal "):
+        export.verify("by hand", model, {"x": theirs}, minimum_agreement=0.7)
+
+
 def test_scores_against_scikit_learn(tflite_file, classifier, examples):
     import tensorflow as tf
 
