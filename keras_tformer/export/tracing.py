@@ -180,37 +180,39 @@ def converter_operations(shared=(), merge_scales=False):
     serving_default_segment_ids").
 
     `keras.ops.matmul` by a variable that is read elsewhere, too (a looked-up table, a
-    kernel in `shared`), gets a reshape before it or, where the converter would undo
-    that behind the product, the larger of each number and itself. The converter would
-    multiply the scale of a layer normalization before it into the variable: a second
-    copy, which is another one only once the model has learned.
+    kernel in `shared`), gets a reshape before it; by a table, where the converter would
+    undo that behind the product, the larger of each number and itself. The converter
+    would multiply the scale of a layer normalization before it into the variable: a
+    second copy, which is another one only once the model has learned.
 
     Args:
         shared: ids of the handles of variables, as `_variable_read` returns them.
-        merge_scales: whether it may do so where a product with a bias is looked up,
-            too. The converter to int16x8 cannot quantize one table for both.
+        merge_scales: whether it may do so for tables and three axes and more: the
+            converter to int16x8 fails on a table that is looked up and has a bias.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import numpy as keras_numpy
 
-    read_elsewhere = set(shared)
+    looked_up = set()
 
     def take(x, indices, axis=None):
         if not isinstance(indices, tf.Tensor):  # ragged and sparse ones stay Keras'
             return keras_take(x, indices, axis)
         x = tf.convert_to_tensor(x)
-        read_elsewhere.add(_variable_read(x))
+        looked_up.add(_variable_read(x))
         return tf.gather(x, indices, axis=axis)
 
     def matmul(x1, x2):
         if isinstance(x2, keras.Variable):
             x2 = tf.convert_to_tensor(x2)
-        if isinstance(x2, tf.Tensor) and _variable_read(x2) in read_elsewhere - {None}:
+        variable = _variable_read(x2) if isinstance(x2, tf.Tensor) else None
+        if variable is not None and variable in looked_up | set(shared):
             x1 = tf.convert_to_tensor(x1)
-            if len(x1.shape) > 2 and not merge_scales:
-                # A rounded factor is nothing to multiply into a table.
-                is_rounded = x1.op.type.startswith("FakeQuant")
-                return keras_matmul(x1 if is_rounded else tf.maximum(x1, x1), x2)
+            # A rounded factor has no scale left to multiply into a table.
+            is_rounded = x1.op.type.startswith("FakeQuant")
+            undone = len(x1.shape) > 2 and variable in looked_up
+            if undone and not is_rounded and not merge_scales:
+                return keras_matmul(tf.maximum(x1, x1), x2)
             product = tf.matmul(tf.reshape(x1, (1, 1, *x1.shape)), x2)
             return tf.reshape(product, (*x1.shape[:-1], x2.shape[-1]))
         return keras_matmul(x1, x2)
