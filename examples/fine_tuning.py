@@ -109,7 +109,8 @@ def prepare_output(options):
             f"{options.output} is not empty. Add --resume to go on with the run in it, "
             "or name another --output."
         )
-    run_options.refuse_others(options)
+    if options.resume:  # what a failed start left binds nobody
+        run_options.refuse_others(options)
 
 
 def learn_vocabulary(options, texts):

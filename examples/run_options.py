@@ -13,6 +13,7 @@ MAY_CHANGE = {
     "output",
     "patience",
     "resume",
+    "second_dev",
     "threshold",
     "threshold_share",
 }
