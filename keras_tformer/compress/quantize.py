@@ -143,6 +143,9 @@ def quantize_model(
             graph, clone_function=rewriting.copy, call_function=rewriting.call
         )
         rewriting.copy_weights()
+    for layer in quantized.layers:
+        if isinstance(layer, WeightQuantizer):
+            layer.num_calls = len(layer._inbound_nodes)
     return quantized
 
 

@@ -35,6 +35,7 @@ class WeightQuantizer(keras.layers.Layer):
             `preserve_sparsity` PCQAT). A `WeightClustering` constraint keeps as many
             values while the model trains; its state is saved with the model.
         start_step: int, training batches that see the float weights.
+        num_calls: int, how often the model calls the layer in one batch.
 
     Call arguments:
         inputs: what the layer takes.
@@ -63,6 +64,7 @@ class WeightQuantizer(keras.layers.Layer):
         preserve_sparsity=False,
         centroid_shapes=None,
         start_step=0,
+        num_calls=1,
         **kwargs,
     ):
         kwargs.setdefault("name", layer.name)
@@ -74,6 +76,7 @@ class WeightQuantizer(keras.layers.Layer):
         self.preserve_sparsity = preserve_sparsity
         self.centroid_shapes = centroid_shapes
         self.start_step = start_step
+        self.num_calls = num_calls
         self.supports_masking = layer.supports_masking
 
     def build(self, inputs_shape):
@@ -159,7 +162,9 @@ class WeightQuantizer(keras.layers.Layer):
                 rounded = _round_for_converters(channels, largest, self.num_bits, 1)
             rounded = ops.reshape(rounded, whole.shape)
         if training and self.start_step:
-            has_started = ops.greater_equal(self.step, self.start_step)
+            # `step` counts calls; all those of a batch see the weights alike.
+            float_calls = self.start_step * self.num_calls
+            has_started = ops.greater_equal(self.step, float_calls)
             return ops.where(has_started, rounded, value)
         return rounded
 
@@ -172,6 +177,7 @@ class WeightQuantizer(keras.layers.Layer):
             "preserve_sparsity": self.preserve_sparsity,
             "centroid_shapes": self.centroid_shapes,
             "start_step": self.start_step,
+            "num_calls": self.num_calls,
         }
 
     @classmethod

@@ -160,6 +160,22 @@ def test_normalization_and_last_layer_in_float():
     assert "first.gelu.quantizer" in names
 
 
+def test_rounding_of_a_layer_that_is_called_often_starts_with_a_batch():
+    """Every call of a shared layer counts as a call, not as a batch."""
+    x = inputs = keras.Input((17,))
+    shared = keras.layers.Dense(17, name="shared")
+    for _ in range(3):
+        x = shared(x)
+    model = keras.Model(inputs, x)
+    quantized = quantize_model(model, num_bits=4, activations=False, start_step=2)
+    quantized.compile(keras.optimizers.SGD(0.0), "mse")
+    expected = np.asarray(model(INPUTS))
+    losses = [float(quantized.train_on_batch(INPUTS, expected)) for _ in range(4)]
+    assert max(losses[:2]) < 1e-8 and min(losses[2:]) > 1e-5
+    copy = keras.models.clone_model(quantized)
+    assert copy.get_layer("shared").num_calls == 3
+
+
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
