@@ -143,9 +143,9 @@ def to_tflite(
             (those of GPUs and NPUs).
         minimum_clear_agreement: smallest share of predictions (argmax over the last
             axis of each output) that must equal the model's, near ties aside (see
-            `verify`): a mean difference may be small where predictions are wrong. All
-            int8 and dynamic-range files of the zoo's models with random weights had
-            1.0, where 0.84 to 1.0 of the predictions were equal. None asks for none.
+            `verify`): a mean difference may be small where predictions are wrong. The
+            int8 files of the zoo's models with random weights had 1.0, where 0.84 to
+            1.0 of the predictions were equal. None asks for none.
 
     Returns:
         A dict: that of `report` and `quantization`, `is_quantization_aware`,
