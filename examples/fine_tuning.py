@@ -59,7 +59,12 @@ def parser(description, epochs, learning_rate, sequence_length):
         default=1,
         help="parts in which a batch is computed, where the memory has no room for it",
     )
-    add("--learning-rate", type=float, default=learning_rate)
+    add(
+        "--learning-rate",
+        type=float,
+        default=learning_rate,
+        help="default: %(default)s, for small models; published ones take 2e-5 to 5e-5",
+    )
     add("--sequence-length", type=positive, default=sequence_length)
     add(
         "--patience",

@@ -10,11 +10,11 @@ X = np.random.default_rng(5).normal(size=(8, 3)).astype("float32")
 Y = np.random.default_rng(7).normal(size=(8, 2)).astype("float32")
 
 
-def trained_model():
+def trained_model(optimizer="adam"):
     inputs = keras.Input((3,))
     hidden = keras.layers.Dense(5, name="low")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, name="high")(hidden))
-    model.compile("adam", "mse")
+    model.compile(optimizer, "mse")
     model.fit(X, Y, verbose=0)
     return model
 
@@ -25,8 +25,12 @@ def moves(model, name):
     return not np.array_equal(before, model.get_layer(name).get_weights()[0])
 
 
-def test_a_frozen_layer_stays_and_the_optimizer_goes_on():
-    model = trained_model()
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", "adam", kt.training.adamw, kt.training.lamb]
+)
+def test_a_frozen_layer_stays_and_the_optimizer_goes_on(optimizer):
+    """Nor is it decayed, by optimizers that decay what has no gradient."""
+    model = trained_model(optimizer if isinstance(optimizer, str) else optimizer(0.01))
     assert kt.training.freeze(model, ["low"]) == 3 * 5 + 5
     assert not moves(model, "low")
     assert moves(model, "high")
