@@ -32,7 +32,8 @@ def examples(size, seed):
     classes = random.integers(0, 4, size)
     mask = np.arange(LENGTH) < random.integers(6, LENGTH + 1, (size, 1))
     own = random.integers(0, 25, (size, LENGTH)) + 25 * classes[:, None]
-    ids = np.where(random.random((size, LENGTH)) < 0.6, own, random.integers(0, 100))
+    other = random.integers(0, 100, (size, LENGTH))
+    ids = np.where(random.random((size, LENGTH)) < 0.6, own, other)
     inputs = {
         "token_ids": (ids + 1) * mask,
         "segment_ids": np.zeros_like(ids),
@@ -140,7 +141,7 @@ def test_every_matrix_product_is_int8(models, representative):
     assert counts["BATCH_MATMUL"]["int8"] == 2 * 2
     if representative:
         assert counts["MEAN"]["int8"] and not counts["MEAN"]["float32"]
-    inputs, classes = examples(256, 5)
+    inputs, classes = examples(2048, 5)
     ours = np.asarray(aware(inputs))
     theirs = run(content, inputs)
     assert (theirs.argmax(1) == ours.argmax(1)).mean() >= 0.99
