@@ -381,7 +381,8 @@ def quantizes(case, folder):
     """Quantization-aware: near the float model, and every weight still trained."""
     from keras_tformer import compress
 
-    model, inputs = case.model(), case.feed()
+    # Of few rows the spread can be next to nothing by chance.
+    model, inputs = case.model(), case.feed(batch=23)
     expected = run(model, inputs)
     lengths = fixed_lengths(model, inputs)
     aware = compress.quantize_model(model, sequence_length=lengths)
