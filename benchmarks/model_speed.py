@@ -23,6 +23,10 @@ All computations are float32 on a CPU with random weights. Keras' `jit_compile="
 means off there, so both settings are measured, named `xla` and `graph`. OpenMP threads
 that wait must not spin while another library computes: `OMP_WAIT_POLICY=PASSIVE` is set
 for all, which costs torch some percent on a free machine (`--spin` leaves it out).
+
+With `KERAS_BACKEND=jax` (`--measure forward training`) the Keras peers run on JAX, and
+on a GPU where there is one, as torch then does: read the clock there.
+`--dtype mixed_bfloat16` is Keras' policy and torch's autocast.
 """
 
 import argparse
@@ -68,7 +72,8 @@ def parse_arguments():
     add("--sizes", nargs="+", default=["12x768", "4x256"], help="layers x hidden_dim")
     add("--measure", nargs="+", default=["forward", "training", "start"])
     add("--peers", nargs="+", default=["ours", "keras_hub", "hugging_face"])
-    add("--settings", nargs="+", default=["graph", "xla"], help="of the Keras peers")
+    add("--settings", nargs="+", default=["graph", "xla"], help="on TensorFlow")
+    add("--dtype", default="float32", choices=["float32", "mixed_bfloat16"])
     add("--batch", type=int, default=8, help="sequences in a batch")
     add("--sequence-length", type=int, default=128)
     add("--rounds", type=int, default=5, help="turns of all peers; the first is extra")
@@ -169,7 +174,12 @@ def compile_keras(peer, model, jit_compile, own_optimizer=True):
 
 
 def keras_steps(peer, size, what, arguments):
-    """Returns `{name: step}` of a Keras peer, without and with XLA."""
+    """Returns `{name: step}` of a Keras peer; on TensorFlow, without and with XLA."""
+    import keras
+
+    keras.config.set_dtype_policy(arguments.dtype)
+    if keras.backend.backend() == "jax":
+        return jax_steps(peer, size, what, arguments)
     import tensorflow as tf
 
     inputs, labels = random_batch(arguments)
@@ -189,6 +199,25 @@ def keras_steps(peer, size, what, arguments):
             step = lambda function=function: function(inputs).numpy()  # noqa: E731
         steps[f"{peer} {setting}"] = step
     return steps
+
+
+def jax_steps(peer, size, what, arguments):
+    import jax
+
+    inputs, labels = random_batch(arguments)
+    model = keras_classifier(peer, "bert", parse_size(size, arguments))
+    if what == "training":
+        compile_keras(peer, model, "auto")
+        return {f"{peer} jax": lambda: model.train_on_batch(inputs, labels)}
+    inputs = jax.device_put(inputs)
+    weights = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    function = jax.jit(
+        lambda weights, batch: model.stateless_call(*weights, batch, training=False)[0]
+    )
+    return {f"{peer} jax": lambda: function(weights, inputs).block_until_ready()}
 
 
 def torch_classifier(model, sizes):
@@ -216,29 +245,36 @@ def torch_classifier(model, sizes):
     return transformers.AlbertForSequenceClassification(config)
 
 
-def torch_step(what, classifier, inputs, labels):
+def torch_step(what, classifier, inputs, labels, dtype="float32"):
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    classifier.to(device)
     batch = {
-        "input_ids": torch.tensor(inputs["token_ids"]).long(),
-        "token_type_ids": torch.tensor(inputs["segment_ids"]).long(),
-        "attention_mask": torch.tensor(inputs["padding_mask"]),
+        "input_ids": torch.tensor(inputs["token_ids"]).long().to(device),
+        "token_type_ids": torch.tensor(inputs["segment_ids"]).long().to(device),
+        "attention_mask": torch.tensor(inputs["padding_mask"]).to(device),
     }
+    is_mixed = dtype == "mixed_bfloat16"
+    autocast = torch.autocast(device, torch.bfloat16, enabled=is_mixed)
     if what == "forward":
         classifier.eval()
 
         def step():
-            with torch.inference_mode():
-                classifier(**batch)
+            with torch.inference_mode(), autocast:
+                classifier(**batch).logits.cpu()  # waits for a GPU
     else:
         classifier.train()
-        labels = torch.tensor(labels).long()
+        labels = torch.tensor(labels).long().to(device)
         optimizer = torch.optim.AdamW(classifier.parameters(), 1e-4)
 
         def step():
             optimizer.zero_grad()
-            classifier(**batch, labels=labels).loss.backward()
+            with autocast:
+                loss = classifier(**batch, labels=labels).loss
+            loss.backward()
             optimizer.step()
+            loss.item()  # waits for a GPU
 
     return step
 
@@ -249,7 +285,7 @@ def torch_steps(size, what, arguments):
 
     torch.set_num_threads(arguments.threads)
     classifier = torch_classifier("bert", parse_size(size, arguments))
-    step = torch_step(what, classifier, *random_batch(arguments))
+    step = torch_step(what, classifier, *random_batch(arguments), arguments.dtype)
     return {"hugging_face eager": step}
 
 

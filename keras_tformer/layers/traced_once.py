@@ -35,7 +35,7 @@ def traced_once(layer, function):
     """
     if not (
         keras.backend.backend() == "tensorflow"
-        and len(layer._inbound_nodes) > 1
+        and _num_calls(layer) > 1
         and _trains_as_a_whole(layer)
         and not _adds_losses(layer)
         and _is_in_a_plain_graph()
@@ -55,6 +55,12 @@ def traced_once(layer, function):
             experimental_attributes={"_noinline": True},
         )
     return functions[layer]
+
+
+def _num_calls(layer):
+    """Calls in graphs, less those for some positions, which compute another thing."""
+    arguments = [node.arguments.kwargs for node in layer._inbound_nodes]
+    return sum(given.get("num_queries") is None for given in arguments)
 
 
 def _trains_as_a_whole(layer):

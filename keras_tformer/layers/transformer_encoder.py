@@ -38,10 +38,13 @@ class TransformerEncoder(keras.layers.Layer):
         padding_mask: `(B, T)` tensor, 1 for the positions that are kept.
         attention_mask: `(B, T, T)` tensor, 1 where a position may look.
         return_attention_scores: bool, whether to return the attention weights too.
+        num_queries: int, number of positions, from the first, that look at all others
+            and are computed: 1 in the last block of a model whose head reads the first
+            token alone. All where it is None.
 
     Returns:
         `(B, T, D)` tensor; with `return_attention_scores` also the `(B, H, T, T)`
-        attention weights.
+        attention weights. The first T is `num_queries` where that is given.
 
     Raises:
         ValueError: if a number is out of range, or `num_heads` does not divide D.
@@ -131,16 +134,32 @@ class TransformerEncoder(keras.layers.Layer):
         padding_mask=None,
         attention_mask=None,
         return_attention_scores=False,
+        num_queries=None,
         training=False,
     ):
-        compute = traced_once(self, self._compute) if training else self._compute
-        return compute(inputs, padding_mask, attention_mask, return_attention_scores)
+        if num_queries is not None:
+            require_positive("TransformerEncoder", "num_queries", num_queries)
+        # One trace is for calls that are alike: those on all positions.
+        is_shared = training and num_queries is None
+        compute = traced_once(self, self._compute) if is_shared else self._compute
+        return compute(
+            inputs, padding_mask, attention_mask, return_attention_scores, num_queries
+        )
 
-    def _compute(self, inputs, padding_mask, attention_mask, return_attention_scores):
+    def _compute(
+        self, inputs, padding_mask, attention_mask, return_attention_scores, num_queries
+    ):
         x = inputs
         normed = self.self_attention_norm(x) if self.normalize_first else x
+        value = None
+        if num_queries is not None:
+            value = normed
+            x, normed = x[:, :num_queries, :], normed[:, :num_queries, :]
+            if attention_mask is not None:
+                attention_mask = attention_mask[:, :num_queries, :]
         attended = self.self_attention(
             normed,
+            value=value,
             padding_mask=padding_mask,
             attention_mask=attention_mask,
             return_attention_scores=return_attention_scores,
@@ -162,13 +181,16 @@ class TransformerEncoder(keras.layers.Layer):
         padding_mask=None,
         attention_mask=None,
         return_attention_scores=False,
+        num_queries=None,
         training=False,
     ):
-        output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        batch, length, width = inputs.shape
+        computed = length if num_queries is None else num_queries
+        shape = (batch, computed, width)
+        output = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
             return output
-        batch, length, _ = inputs.shape
-        shape = (batch, self.num_heads, length, length)
+        shape = (batch, self.num_heads, computed, length)
         return output, keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self):

@@ -1,7 +1,8 @@
 """Heads for tasks: an encoder in, a model that answers a question out.
 
 All heads return logits. A head continues the encoder's own graph (see
-`pretraining_heads`).
+`pretraining_heads`), or branches off before its last block where it reads the first
+token only (see `first_state`).
 """
 
 import keras
@@ -10,6 +11,7 @@ from keras import ops
 from keras_tformer.layers import Dropout, TextPooling
 from keras_tformer.layers.argument_checks import require_positive, require_share
 from keras_tformer.layers.initializers import fresh_initializer
+from keras_tformer.models.first_state import first_state, pooled_alone
 from keras_tformer.models.pretraining_heads import encoder_block
 
 
@@ -41,7 +43,7 @@ def sequence_classifier(
     """
     require_positive("sequence_classifier", "num_classes", num_classes)
     require_share("sequence_classifier", "dropout", dropout)
-    x = _dropped(encoder, encoder_output(encoder, "pooled_output"), dropout)
+    x = _dropped(encoder, pooled_alone(encoder), dropout)
     logits = _dense(encoder, num_classes, "classifier")(x)  # (B, C)
     return keras.Model(encoder.input, logits, name=name)
 
@@ -135,12 +137,15 @@ def text_embedder(encoder, *, pooling="mean", normalize=False, name="text_embedd
     """
     block = encoder_block(encoder)
     if pooling == "pooled":
-        vectors = encoder_output(encoder, "pooled_output")
+        vectors = pooled_alone(encoder)
     else:
         layer = TextPooling(pooling, dtype=block.dtype_policy, name="text_pooling")
-        vectors = layer(
-            encoder_output(encoder, "sequence_output"), encoder.input["padding_mask"]
+        states = (
+            first_state(encoder)
+            if pooling == "first"
+            else encoder_output(encoder, "sequence_output")
         )
+        vectors = layer(states, encoder.input["padding_mask"])
     if normalize:
         vectors = keras.layers.UnitNormalization(
             dtype=block.dtype_policy, name="unit_normalization"

@@ -109,20 +109,25 @@ def intermediate_outputs(model, features):
             if wanted(name):
                 heads = AttentionHeads(layer, name, name=f"{name}_{call_number}")
                 found[name][str(call_number)] = heads(arguments["inputs"])
-        returns_scores = arguments.get("return_attention_scores", False)
+        returns_scores = arguments.pop("return_attention_scores", False)
+        x = arguments.pop("inputs")
+        if not (wanted("hidden_states") or wanted("attention_scores")):
+            return layer(*args, **kwargs)
+        # Whoever looks into a block looks at all positions, not those of a head alone.
+        num_queries = arguments.pop("num_queries", None)
         if not wanted("attention_scores"):
-            output = layer(*args, **kwargs)
-            hidden = output[0] if returns_scores else output
+            output = layer(x, **arguments, return_attention_scores=returns_scores)
+            hidden, scores = output if returns_scores else (output, None)
         else:
-            arguments.pop("return_attention_scores", None)
-            x = arguments.pop("inputs")
             block = BlockWithScores(layer, name=f"{layer.name}_call_{call_number}")
             hidden, scores = block(x, **arguments)
             found["attention_scores"][str(call_number)] = scores
-            output = (hidden, scores) if returns_scores else hidden
         if wanted("hidden_states"):
             found["hidden_states"][str(call_number)] = hidden
-        return output
+        if num_queries is not None:
+            hidden = hidden[:, :num_queries, :]  # (B, T, D)
+            scores = scores[:, :, :num_queries, :] if returns_scores else None
+        return (hidden, scores) if returns_scores else hidden
 
     # A model of its own is not compiled, so that the clone is not either.
     graph = keras.Model(model.input, model.output, name=model.name)

@@ -33,6 +33,23 @@ def test_is_made_of_its_parts(normalize_first):
     assert scores[1, :, :, 2:].max() < 1e-9
 
 
+@pytest.mark.parametrize("normalize_first", [False, True])
+def test_computes_the_first_positions_alone(normalize_first):
+    x = ops.array(floats(B, T, D))
+    masks = {
+        "padding_mask": np.array([[1] * 5, [1, 1, 0, 0, 0]]),
+        "attention_mask": np.random.default_rng(1).integers(0, 2, (B, T, T)),
+        "return_attention_scores": True,
+    }
+    layer = TransformerEncoder(H, F, normalize_first=normalize_first)
+    whole = [ops.convert_to_numpy(tensor) for tensor in layer(x, **masks)]
+    some = [ops.convert_to_numpy(y) for y in layer(x, **masks, num_queries=3)]
+    np.testing.assert_allclose(some[0], whole[0][:, :3], atol=1e-6)
+    np.testing.assert_allclose(some[1], whole[1][:, :, :3], atol=1e-6)
+    declared = layer.compute_output_spec(x, **masks, num_queries=3)
+    assert [y.shape for y in some] == [y.shape for y in declared]
+
+
 def test_a_second_call_shares_the_weights():
     layer = TransformerEncoder(H, F)
     x = floats(B, T, D)
@@ -55,6 +72,12 @@ def test_refuses_numbers_out_of_range(argument, value):
     arguments = {"num_heads": 3, "intermediate_dim": 11} | {argument: value}
     with pytest.raises(ValueError, match=f"`TransformerEncoder`.*`{argument}`"):
         TransformerEncoder(**arguments)
+
+
+def test_refuses_to_compute_no_position():
+    layer = TransformerEncoder(H, F)
+    with pytest.raises(ValueError, match="`TransformerEncoder`.*`num_queries`"):
+        layer(ops.array(floats(B, T, D)), num_queries=0)
 
 
 def test_names_an_unknown_activation():
