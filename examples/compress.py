@@ -27,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import run_options
 from compress_report import write_report
 
 import keras_tformer as kt
@@ -76,8 +77,10 @@ def main(arguments=None):
     if options.task != "corpus" and options.data is None:
         parser.error(f"--task {options.task} needs --data, the folder of its files")
     options.output.mkdir(parents=True, exist_ok=True)
+    run_options.refuse_others(options, {"output", "rungs"})
 
     task = read(options)
+    run_options.write(options)
     rows, models = [], {}
     rungs = with_parents(options.rungs or RUNGS)
     for rung in rungs:

@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import run_options
 from distill_models import LOSSES, TEACHERS, losses, read, untrained
 from distill_report import report
 from open_checkpoint import open_encoder
@@ -52,12 +53,14 @@ def main(arguments=None):
     add("--sequence-length", type=int, default=48)
     add("--vocabulary-size", type=int, default=4000)
     options = parser.parse_args(arguments)
+    run_options.refuse_others(options, {"layer_map", "losses", "output", "students"})
 
     train, dev = read(options)
     classes = train.class_names
     tokenizer, teacher_encoder = start(
         options, train.texts + (train.second_texts or [])
     )
+    run_options.write(options)
     teacher, weights, hits = None, {}, {}
 
     def dataset(examples, shuffle=False):

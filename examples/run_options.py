@@ -5,7 +5,17 @@ import json
 import os
 import pathlib
 
-FILES = "data", "dev", "checkpoint", "vocabulary"
+FILES = {
+    "checkpoint",
+    "data",
+    "dev",
+    "dev_source",
+    "dev_target",
+    "source",
+    "target",
+    "teacher_checkpoint",
+    "vocabulary",
+}
 # Where a run is, how long it goes on, in how much memory, and how it is scored.
 MAY_CHANGE = {
     "epochs",

@@ -17,11 +17,23 @@ import pathlib
 import fine_tuning
 import keras
 import numpy as np
+import run_options
 import sacrebleu
 import tensorflow as tf
 from fine_tuning import pyplot
 
 import keras_tformer as kt
+
+# How long it trains, and what is done with the trained model.
+MAY_CHANGE = {
+    "averaged",
+    "epochs",
+    "length_penalty",
+    "num_beams",
+    "output",
+    "resume",
+    "shown",
+}
 
 
 def main(arguments=None):
@@ -33,6 +45,7 @@ def main(arguments=None):
     train = kt.data.read_parallel(options.source, options.target)
     dev = kt.data.read_parallel(options.dev_source, options.dev_target)
     tokenizer = shared_vocabulary(options, [*train[0], *train[1]])
+    run_options.write(options)
 
     model = build(options, tokenizer)
     history = fit(options, model, tokenizer, train, dev)
@@ -80,6 +93,7 @@ def read_options(arguments):
     if options.output.exists() and any(options.output.iterdir()) and not options.resume:
         parser.error(f"{options.output} is not empty; add --resume, or name another")
     options.output.mkdir(parents=True, exist_ok=True)
+    run_options.refuse_others(options, MAY_CHANGE)
     return options
 
 

@@ -48,13 +48,13 @@ def write(folder, part, rows, task):
         file.write_text(text, encoding="utf-8")
 
 
-def run(compress, monkeypatch, folder, task, rungs):
+def run(compress, monkeypatch, folder, task, rungs, *more):
     """Runs the script with some of its rungs; returns the rows of its table."""
     monkeypatch.setattr(compress, "RUNGS", {x: compress.RUNGS[x] for x in rungs})
     monkeypatch.setattr(compress, "KERAS_MODES", ("int8", "gptq")[: len(rungs) // 2])
     arguments = ["--task", task, "--data", folder, "--output", folder / "output"]
     arguments += ["--size", "tiny", "--steps", 12, "--sequence-length", 12]
-    arguments += ["--vocabulary-size", 90]
+    arguments += ["--vocabulary-size", 90, *more]
     compress.main([str(argument) for argument in arguments])
     return json.loads((folder / "output" / "results.json").read_text())
 
@@ -81,6 +81,8 @@ def test_a_run_and_the_same_run_again(compress, monkeypatch, tmp_path, capsys):
     again = run(compress, monkeypatch, tmp_path, "sst2", rungs)  # loads what is there
     assert "epoch" not in capsys.readouterr().out
     assert [row["score"] for row in again] == [row["score"] for row in rows]
+    with pytest.raises(SystemExit, match="began with --seed 0; now it is 1"):
+        run(compress, monkeypatch, tmp_path, "sst2", rungs, "--seed", 1)
 
 
 @pytest.mark.slow

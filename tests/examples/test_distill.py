@@ -63,7 +63,9 @@ def test_every_loss_and_the_same_run_again(tmp_path, capsys, distill):
     for name in ("teacher_0", "alone_0", "soft_targets_distilled_0"):
         assert (tmp_path / "output" / f"{name}.keras").exists()
     assert (tmp_path / "output" / "answers" / "teacher_cache.json").exists()
-    again = run("output")  # loads what is there
+    with pytest.raises(SystemExit, match="began with --teacher-rate 0.005"):
+        run("output")
+    again = run("output", "--teacher-rate", 5e-3)  # loads what is there
     assert again.splitlines()[-1] == first.splitlines()[-1]
     assert "epoch" not in again
 

@@ -80,6 +80,8 @@ def test_translates_averages_and_resumes(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         script.main([*common, "--epochs", "13"])
     assert "add --resume" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="began with --seed 0; now it is 1"):
+        script.main([*common, "--epochs", "13", "--resume", "--seed", "1"])
     script.main([*common, "--epochs", "13", "--resume"])
     told = capsys.readouterr().out
     assert "epoch 12/13" not in told and "epoch 13/13" in told
