@@ -13,7 +13,8 @@ def call_in_loops(model, inputs):
     ALBERT's block, called twelve times, is then in the graph once. A run of calls is
     one of the same layer, or of the same few layers in turn, each on what the call
     before returned and with the same other arguments; nothing else reads what is
-    between them.
+    between them. A last call for some positions (`num_queries`) is one of the run: it
+    is made for all, and cut.
 
     Args:
         model: a functional `keras.Model`, which may hold others.
@@ -35,6 +36,9 @@ def call_in_loops(model, inputs):
         if id(node) in runs:
             calls, length = runs[id(node)]
             outputs, node = _loop(calls, length, values), calls[-1]
+            num_queries = node.arguments.kwargs.get("num_queries")
+            if num_queries is not None:
+                outputs = outputs[:, :num_queries, :]  # (B, T, D)
         else:
             args, kwargs = node.arguments.fill_in(values)
             outputs = _call(node.operation, args, kwargs)
@@ -117,13 +121,15 @@ def _rounds(chain, length):
 
 
 def _is_same_call(first, second):
-    ours, theirs = (
-        keras.tree.flatten((node.arguments.args[1:], node.arguments.kwargs))
+    kwargs, others = (
+        {name: x for name, x in node.arguments.kwargs.items() if name != "num_queries"}
         for node in (first, second)
     )
+    ours = keras.tree.flatten((first.arguments.args[1:], kwargs))
+    theirs = keras.tree.flatten((second.arguments.args[1:], others))
     return (
         first.operation is second.operation
-        and list(first.arguments.kwargs) == list(second.arguments.kwargs)
+        and list(kwargs) == list(others)
         and len(ours) == len(theirs)
         and all(map(_is_same, ours, theirs))
     )

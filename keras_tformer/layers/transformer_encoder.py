@@ -153,8 +153,8 @@ class TransformerEncoder(keras.layers.Layer):
         normed = self.self_attention_norm(x) if self.normalize_first else x
         value = None
         if num_queries is not None:
-            value = normed
-            x, normed = x[:, :num_queries, :], normed[:, :num_queries, :]
+            value, x = normed, x[:, :num_queries, :]
+            normed = normed[:, :num_queries, :] if self.normalize_first else x
             if attention_mask is not None:
                 attention_mask = attention_mask[:, :num_queries, :]
         attended = self.self_attention(

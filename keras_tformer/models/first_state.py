@@ -35,8 +35,8 @@ def first_state(encoder):
     block, arguments = _maker(sequence_output)
     if not isinstance(block, TransformerEncoder):
         return sequence_output
-    masks = {name: arguments.kwargs.get(name) for name in _MASKS}
-    return block(*arguments.args, **masks, num_queries=1)  # (B, 1, D)
+    given = {**arguments.kwargs, "return_attention_scores": False}
+    return block(*arguments.args, **given, num_queries=1)  # (B, 1, D)
 
 
 def pooled_alone(encoder):
@@ -66,9 +66,6 @@ def pooled_alone(encoder):
     if sequence_output is not encoder.output["sequence_output"]:
         return pooled_output
     return pooler(first_state(encoder))
-
-
-_MASKS = ("padding_mask", "attention_mask")
 
 
 def _maker(tensor):
