@@ -54,12 +54,16 @@ def encoder_numbers(model):
     if "encoder_layer_0" in blocks:
         return "bert", {**numbers, "num_layers": len(blocks)}
     groups = {name.split("_layer_")[0] for name in blocks}
-    # A shared block stands once among the layers and has one node for each call.
-    calls = sum(
-        len(layer["inbound_nodes"])
-        for layer in model.get_config()["layers"]
-        if layer["name"].startswith("encoder_group_")
-        and layer["name"].endswith("_layer_0")
+    # A shared block stands once among the layers and has one node for each call; two on
+    # the same tensor where a head has the last call make its first position alone.
+    calls = len(
+        {
+            (id(node.operation), id(node.input_tensors[0]))
+            for nodes in model._nodes_by_depth.values()
+            for node in nodes
+            if node.operation.name.startswith("encoder_group_")
+            and node.operation.name.endswith("_layer_0")
+        }
     )
     return "albert", {
         **numbers,

@@ -9,8 +9,9 @@ def calibrate(model, dataset, steps=None):
     """Sets the activation ranges of a quantization-aware model from real batches.
 
     The batches run through the model in float, at inference; every range becomes the
-    mean of the batches' smallest and largest values. A few batches are enough, and
-    training goes on from there. Weights do not change.
+    mean of the batches' smallest and largest values. A few batches of 32 are enough,
+    and training goes on from there (a classifier's last block makes one position of
+    each text, so ranges of a handful of texts are too small). Weights do not change.
 
     Args:
         model: a model that `quantize_model` returned.

@@ -66,15 +66,20 @@ def drop_layers(model, layers):
 
 
 def _check(model, found):
-    # Calls in this model: a head may have left a call of the encoder's behind.
-    operations = [
-        node.operation for nodes in model._nodes_by_depth.values() for node in nodes
-    ]
-    calls = [sum(block is x for x in operations) for block in found]
+    # Calls in this model; of two on the same tensor one is for the position that a head
+    # reads. (The encoder under a head may have calls that are not in it.)
+    made = {
+        (id(node.operation), id(node.input_tensors[0]))
+        for nodes in model._nodes_by_depth.values()
+        for node in nodes
+        if node.input_tensors
+    }
+    calls = [sum(id(block) == operation for operation, _ in made) for block in found]
     if max(calls) > 1:
+        shared = found[calls.index(max(calls))]
         raise ValueError(
-            f"The blocks of '{model.name}' are shared: '{found[0].name}' is called "
-            f"{calls[0]} times with the same weights, so that no call can be dropped "
+            f"The blocks of '{model.name}' are shared: '{shared.name}' is called "
+            f"{max(calls)} times with the same weights, so that no call can be dropped "
             "rather than another, and no weight is saved. For fewer calls build "
             "albert_encoder with a smaller num_layers, and "
             "new.set_weights(old.get_weights())."

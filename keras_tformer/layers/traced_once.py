@@ -14,11 +14,11 @@ def traced_once(layer, function):
 
     TensorFlow traces, differentiates and optimizes a block anew for each of ALBERT's 12
     or 24 calls, which takes longer than anything else before the first training step.
-    Here all calls in a graph are calls of one TensorFlow function, and all their
-    gradients calls of another. What is traced is the block's own `keras.ops`. On other
-    backends, outside of a graph and wherever one trace would not do, `function` itself
-    is returned. (What a user's own sublayer gives to `add_loss` does not get out of
-    such a function, which TensorFlow says; activity regularizers are looked for.)
+    Here all calls on whole sequences are calls of one TensorFlow function, and all
+    their gradients calls of another. What is traced is the block's own `keras.ops`. On
+    other backends, outside of a graph and wherever one trace would not do, `function`
+    itself is returned. (What a user's own sublayer gives to `add_loss` does not get out
+    of such a function, which TensorFlow says; activity regularizers are looked for.)
 
     Args:
         layer: the `keras.layers.Layer` whose weights `function` reads.

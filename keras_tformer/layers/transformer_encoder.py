@@ -47,7 +47,8 @@ class TransformerEncoder(keras.layers.Layer):
         attention weights. The first T is `num_queries` where that is given.
 
     Raises:
-        ValueError: if a number is out of range, or `num_heads` does not divide D.
+        ValueError: if a number is out of range, `num_heads` does not divide D, or there
+            are fewer positions than `num_queries`.
 
     Example:
         >>> layer = TransformerEncoder(num_heads=3, intermediate_dim=11)
@@ -137,8 +138,7 @@ class TransformerEncoder(keras.layers.Layer):
         num_queries=None,
         training=False,
     ):
-        if num_queries is not None:
-            require_positive("TransformerEncoder", "num_queries", num_queries)
+        _require_queries(num_queries, inputs.shape[1])
         # One trace is for calls that are alike: those on all positions.
         is_shared = training and num_queries is None
         compute = traced_once(self, self._compute) if is_shared else self._compute
@@ -186,6 +186,7 @@ class TransformerEncoder(keras.layers.Layer):
     ):
         batch, length, width = inputs.shape
         computed = length if num_queries is None else num_queries
+        _require_queries(num_queries, length)
         shape = (batch, computed, width)
         output = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
@@ -209,3 +210,15 @@ class TransformerEncoder(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
+
+
+def _require_queries(num_queries, length):
+    if num_queries is None:
+        return
+    require_positive("TransformerEncoder", "num_queries", num_queries)
+    if length is not None and num_queries > length:
+        raise ValueError(
+            "`TransformerEncoder` computes the first `num_queries` positions of its "
+            f"inputs. Received: num_queries={num_queries}, {length} positions. Pass "
+            f"{length} or less, or None for all."
+        )

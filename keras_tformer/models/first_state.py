@@ -3,7 +3,8 @@
 A classifier of texts reads one vector of the last block's T. The block then need not
 make the others: queries, attention and feed-forward network run for the first token,
 keys and values for all. The numbers are the same; a model of four blocks saves a fifth
-of its arithmetic, one of twelve a fifteenth, in training, at inference and on a phone.
+of its arithmetic, one of twelve a fifteenth, in training, at inference and on a phone
+(not where a file has a shared block's calls in a loop: that makes all positions).
 """
 
 from keras_tformer.layers import Pooler, TransformerEncoder

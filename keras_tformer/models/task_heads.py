@@ -29,7 +29,9 @@ def sequence_classifier(
         name: name of the model.
 
     Returns:
-        A `keras.Model` from the encoder's inputs to logits `(B, C)`.
+        A `keras.Model` from the encoder's inputs to logits `(B, C)`. Its last block
+        makes the first position alone, which is all that is read of it; for the others
+        ask the encoder (`encoder.output["sequence_output"]`).
 
     Raises:
         ValueError: if `encoder` is not one of this package's encoders, or a number is
@@ -123,7 +125,8 @@ def text_embedder(encoder, *, pooling="mean", normalize=False, name="text_embedd
         name: name of the model.
 
     Returns:
-        A `keras.Model` from the encoder's inputs to vectors `(B, D)`.
+        A `keras.Model` from the encoder's inputs to vectors `(B, D)`. With `"first"`
+        and `"pooled"` its last block makes the first position alone.
 
     Raises:
         ValueError: if `encoder` is not one of this package's encoders, or `pooling` is

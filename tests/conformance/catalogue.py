@@ -440,6 +440,15 @@ LAYERS = [
         no_gradient=KEY_BIAS,
     ),
     Case(
+        "TransformerEncoder.num_queries",
+        block(layers.TransformerEncoder),
+        padded_hidden,
+        {"num_queries": 2, **SCORES},
+        {"padding_mask": ["inputs"]},
+        traits=DROPOUT,
+        no_gradient=KEY_BIAS,
+    ),
+    Case(
         "VocabularyBias",
         lambda dropout, dtype: layers.VocabularyBias(dtype=dtype),
         hidden,
@@ -567,7 +576,7 @@ MODELS = [
     Case(
         "sequence_classifier",
         lambda dropout, dtype: models.sequence_classifier(
-            bert(dropout, dtype), num_classes=CLASSES, dropout=dropout
+            albert(dropout, dtype), num_classes=CLASSES, dropout=dropout
         ),
         encoder_inputs,
         masks=ENCODER,
@@ -577,7 +586,7 @@ MODELS = [
     Case(
         "token_classifier",
         lambda dropout, dtype: models.token_classifier(
-            albert(dropout, dtype), num_classes=CLASSES, dropout=dropout
+            bert(dropout, dtype), num_classes=CLASSES, dropout=dropout
         ),
         encoder_inputs,
         masks=ENCODER,

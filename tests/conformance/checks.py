@@ -343,20 +343,19 @@ def flattened_equals_model(case, folder):
 
 
 def prunes_to_sparsity(case, folder):
-    """Pruned by half: half of every chosen weight is zero, and no weight is added."""
+    """Pruned by half: half of every constrained weight is zero, and none is added."""
     from keras_tformer import compress
 
     model, inputs = case.model(), case.feed()
     schedule = compress.ConstantSparsity(0.5, begin_step=0, frequency=1)
     pruned = compress.prune_low_magnitude(model, schedule)
+    sizes = {w.path: int(np.prod(w.shape)) for w in pruned.weights if w.constraint}
     step(pruned, inputs, keras.optimizers.SGD(0.01))
     stripped = compress.strip_pruning(pruned)
-    shares = {path: s for path, s in compress.sparsity(stripped).items() if s}
-    assert shares
-    sizes = {weight.path: weight.shape for weight in stripped.weights}
-    for path, share in shares.items():
-        size = int(np.prod(sizes[path]))
-        assert share == (size - max(round(size * 0.5), 1)) / size, path
+    shares = compress.sparsity(stripped)
+    assert sizes
+    for path, size in sizes.items():
+        assert shares[path] == (size - max(round(size * 0.5), 1)) / size, path
     assert stripped.count_params() == model.count_params()
 
 
@@ -378,7 +377,7 @@ def clusters_to_few_values(case, folder):
 
 
 def quantizes(case, folder):
-    """Quantization-aware: near the float model, and every weight still trained."""
+    """Quantization-aware: near the float model once a batch has set the ranges."""
     from keras_tformer import compress
 
     # Of few rows the spread can be next to nothing by chance.

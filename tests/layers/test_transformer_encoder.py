@@ -1,5 +1,6 @@
 """The encoder block: its parts in their order."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -74,10 +75,11 @@ def test_refuses_numbers_out_of_range(argument, value):
         TransformerEncoder(**arguments)
 
 
-def test_refuses_to_compute_no_position():
-    layer = TransformerEncoder(H, F)
-    with pytest.raises(ValueError, match="`TransformerEncoder`.*`num_queries`"):
-        layer(ops.array(floats(B, T, D)), num_queries=0)
+@pytest.mark.parametrize("num_queries", [0, 1.5, T + 1])
+def test_refuses_positions_that_are_not_there(num_queries):
+    for inputs in (ops.array(floats(B, T, D)), keras.Input((T, D))):
+        with pytest.raises(ValueError, match=f"`num_queries`.*{num_queries}"):
+            TransformerEncoder(H, F)(inputs, num_queries=num_queries)
 
 
 def test_names_an_unknown_activation():

@@ -9,7 +9,9 @@ import pytest
 from keras import ops
 
 from keras_tformer import models, training
+from keras_tformer.checkpoints.encoder_numbers import encoder_numbers
 from keras_tformer.layers import TransformerEncoder
+from keras_tformer.training.intermediate_outputs import number_of_calls
 
 V, D, B, T = 31, 26, 5, 7
 SIZES = {
@@ -153,3 +155,31 @@ def test_whoever_looks_into_the_last_block_sees_all_positions(build):
         ops.convert_to_numpy(model(inputs)),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("build", [bert, albert])
+def test_beside_the_encoders_outputs_a_block_counts_once(build):
+    encoder = build()
+    logits = models.sequence_classifier(encoder, num_classes=3).output
+    model = keras.Model(encoder.input, {"logits": logits, **encoder.output})
+    features = {"hidden_states": [3]}
+    inside = training.intermediate_outputs(model, features)
+    inputs = batch(encoder)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(inside(inputs)["hidden_states"]["3"]),
+        ops.convert_to_numpy(encoder(inputs)["sequence_output"]),
+        atol=1e-5,
+    )
+    _, numbers = encoder_numbers(model)
+    assert numbers["num_layers"] == number_of_calls(model) == SIZES["num_layers"]
+
+
+def test_twelve_shared_layers_are_a_file_of_one(tmp_path):
+    bytes_of = {}
+    for num_layers in (1, 12):
+        sizes = {**SIZES, "num_layers": num_layers}
+        encoder = models.albert_encoder(embedding_dim=11, **sizes)
+        model = models.sequence_classifier(encoder, num_classes=3)
+        model.save(tmp_path / "model.keras")
+        bytes_of[num_layers] = (tmp_path / "model.keras").stat().st_size
+    assert bytes_of[1] < bytes_of[12] < 1.1 * bytes_of[1]

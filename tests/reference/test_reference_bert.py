@@ -115,6 +115,30 @@ def test_encoder(seed, activation, epsilon, record_property):
 
 
 @one_backend_is_enough
+@pytest.mark.parametrize("pooling", ["mean", "max", "first", "pooled"])
+def test_text_embedder(pooling, record_property):
+    """Against torch's pooling of their last hidden states, as sentence-transformers."""
+    sizes = random_encoder_sizes(6)
+    theirs = randomize(transformers.BertModel(their_config(sizes)), 6)
+    encoder = our_encoder(sizes)
+    arrays = {f"bert.{name}": value for name, value in arrays_of(theirs).items()}
+    copy_weights(encoder, bert_rows(sizes["num_layers"], BERT_POOLER), arrays)
+    batch = random_batch(sizes, 6)
+    answers = their_outputs(theirs, batch)
+    states = answers.last_hidden_state
+    keep = torch.tensor(batch["padding_mask"]).bool()[..., None]
+    vectors = {
+        "mean": (states * keep).sum(1) / keep.sum(1),
+        "max": states.masked_fill(~keep, -torch.inf).max(1).values,
+        "first": states[:, 0],
+        "pooled": answers.pooler_output,
+    }[pooling]
+    ours = models.text_embedder(encoder, pooling=pooling, normalize=True)
+    expected = torch.nn.functional.normalize(vectors, dim=-1)
+    assert_close({"vectors": ours(batch)}, {"vectors": expected}, record_property)
+
+
+@one_backend_is_enough
 @pytest.mark.parametrize("length", [1, 23])
 def test_encoder_at_the_shortest_and_the_longest_input(length, record_property):
     sizes = {**random_encoder_sizes(7), "max_sequence_length": 23}

@@ -1,6 +1,7 @@
 """Hugging Face's ALBERT."""
 
 from keras_tformer.checkpoints import config_fields as fields
+from keras_tformer.checkpoints.encoder_numbers import encoder_numbers
 from keras_tformer.checkpoints.families import bert
 from keras_tformer.checkpoints.families import encoder_heads as heads
 from keras_tformer.checkpoints.weight_table import rows
@@ -145,9 +146,7 @@ def config_of(model, task, before):
             "`num_segments=1`, or save it as `.keras`."
         )
     bert.require_pooler(model, "tanh")
-    first = model.get_layer("encoder_group_0_layer_0")
-    nodes = [node for depth in model._nodes_by_depth.values() for node in depth]
-    calls = sum(node.operation is first for node in nodes)
+    num_layers = encoder_numbers(model)[1]["num_layers"]
     head_dropout = before.get("classifier_dropout_prob", 0.1)
     if task == "albert_pretrainer":
         head_dropout = heads.rate_of(model, "sentence_order_dropout", head_dropout)
@@ -159,7 +158,7 @@ def config_of(model, task, before):
         "vocab_size": token_embedding.vocabulary_size,
         "embedding_size": token_embedding.embedding_dim,
         "hidden_size": embeddings.hidden_dim,
-        "num_hidden_layers": calls * num_groups,
+        "num_hidden_layers": num_layers,
         "num_hidden_groups": num_groups,
         "inner_group_num": num_inner_repetitions,
         "num_attention_heads": block["num_heads"],
