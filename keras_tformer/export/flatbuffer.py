@@ -2,6 +2,7 @@
 
 import collections
 import os
+import struct
 
 import numpy as np
 
@@ -203,7 +204,13 @@ def read_model(path):
             f"{path!r} is not a TFLite file (its identifier is {content[4:8]!r}, "
             "expected b'TFL3')."
         )
-    return parse(content)
+    try:
+        return parse(content)
+    except (struct.error, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path!r} begins as a TFLite file of {len(content)} bytes but cannot be "
+            f"read to its end ({error}). It may have been cut off: copy it again."
+        ) from error
 
 
 def _names(enumeration):

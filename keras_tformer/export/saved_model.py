@@ -104,6 +104,7 @@ def to_saved_model(
     specs = input_specs(model, batch_size, sequence_length)
     functions = {"serving_default": serving_function(model, specs)}
     check_class_names(functions["serving_default"], class_names)
+    check_vocabulary(model, tokenizer)
     module = tf.Module()
     if tokenizer is not None and max_length is not None:
         functions[TRANSLATE] = translate_function(
@@ -169,6 +170,12 @@ def check_class_names(function, class_names):
     """Refuse names that do not fit the one output of a serving function."""
     if class_names is None:
         return
+    wrong = [name for name in class_names if not isinstance(name, str)]
+    if wrong:
+        raise ValueError(
+            f"Received class_names={list(class_names)!r}. Expected strings; "
+            f"{wrong[0]!r} is none. Give [str(name) for name in ...]."
+        )
     outputs = function.structured_outputs
     shape = next(iter(outputs.values())).shape
     if len(outputs) != 1 or shape.rank < 2 or shape[-1] != len(class_names):
@@ -177,6 +184,24 @@ def check_class_names(function, class_names):
             f"Received {len(class_names)} class_names for a model with the outputs "
             f"{described}. Expected one output (B, ..., C) and C names, in the order "
             "of the output's last axis."
+        )
+
+
+def check_vocabulary(model, tokenizer):
+    """Refuse a tokenizer whose ids the model's table of tokens does not have.
+
+    TensorFlow and LiteRT would find out at the first text with a high id.
+    """
+    rows = [
+        layer.weights[0].shape[0]
+        for layer in getattr(model, "layers", ())
+        if layer.name.endswith("token_embedding") and layer.weights
+    ]
+    if tokenizer is not None and rows and tokenizer.vocabulary_size > max(rows):
+        raise ValueError(
+            f"The tokenizer has {tokenizer.vocabulary_size} pieces, but '{model.name}' "
+            f"has a table of {max(rows)} tokens. Give the tokenizer that the model was "
+            "trained with."
         )
 
 

@@ -15,7 +15,7 @@ from keras_tformer.export.files import gzip_size, make_parent, replaced_file, sh
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.prediction import open_artefact
 from keras_tformer.export.reporting import count_partitions
-from keras_tformer.export.saved_model import check_class_names
+from keras_tformer.export.saved_model import check_class_names, check_vocabulary
 from keras_tformer.export.text_signature import (
     SIGNATURE,
     check_tokenizer,
@@ -23,6 +23,7 @@ from keras_tformer.export.text_signature import (
 )
 from keras_tformer.export.tflite_checks import (
     as_lengths,
+    as_whole_number,
     check_decoding,
     check_fixed,
     check_loops,
@@ -172,8 +173,7 @@ def to_tflite(
     check_exportable(model)
     check_request(model, quantization, sparse, verify)
     check_precision(model)
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"Received batch_size={batch_size!r}, expected 1 or more.")
+    batch_size = as_whole_number("batch_size", batch_size)
     file = make_parent(file)
     lengths = as_lengths(sequence_length)
     check_sixteen_bits(model, quantization, lengths, tokenizer_inside)
@@ -190,6 +190,7 @@ def to_tflite(
         shapes = {STEP: decoding_shapes(functions)}
     main = next(iter(shapes))
     check_class_names(functions[main], class_names)
+    check_vocabulary(model, tokenizer)
     is_aware = is_fake_quantized(functions[main])
     check_mode(quantization, is_aware, representative_data, integer_only)
     examples = _examples(representative_data, shapes, model)

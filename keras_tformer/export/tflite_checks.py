@@ -1,5 +1,7 @@
 """Requests that make wrong `.tflite` files, refused with reason and alternative."""
 
+import operator
+
 from keras_tformer.export.repeated_calls import FEWEST_CALLS, has_repeated_calls
 from keras_tformer.export.tracing import leaf_layers, named_inputs
 
@@ -170,13 +172,27 @@ def as_lengths(sequence_length):
     Raises:
         ValueError: no length at all, one twice, or something else.
     """
-    if not isinstance(sequence_length, (tuple, list)):
-        return (sequence_length,)
-    lengths = set(sequence_length)
-    whole = all(isinstance(length, int) for length in lengths)
-    if not lengths or not whole or len(lengths) < len(sequence_length):
+    if sequence_length is None:
+        return (None,)
+    several = isinstance(sequence_length, (tuple, list))
+    given = sequence_length if several else [sequence_length]
+    lengths = {as_whole_number("sequence_length", length) for length in given}
+    if not lengths or len(lengths) < len(given):
         raise ValueError(
             f"Received sequence_length={sequence_length!r}, expected one whole number "
             "or several different ones."
         )
     return tuple(sorted(lengths, reverse=True))
+
+
+def as_whole_number(name, value):
+    """A number of 1 or more as Python's int: NumPy's are taken, too."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(
+            f"Received {name}={value!r}, expected a whole number of 1 or more."
+        )
+    return number

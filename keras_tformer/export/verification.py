@@ -10,6 +10,8 @@ from keras_tformer.export.tracing import call_flat, input_specs
 
 FURTHER_EXAMPLES = 16  # of every setting after the first; without XNNPACK is slow
 NEAR_TIE = 0.5  # standard deviations of an output between two of its values
+# What holds where the caller gives no limit: as far as `to_tflite` lets int8 files go.
+RELATIVE_TOLERANCE, MINIMUM_CLEAR_AGREEMENT = 0.15, 0.9
 
 
 def verify(
@@ -31,6 +33,9 @@ def verify(
     A `.tflite` file runs in several settings, each thread count with and without the
     default delegate: a file may be right in one and wrong in another. The first setting
     answers all examples, the others the first 16, each under the same tolerances.
+    Where none is given, `relative_tolerance=0.15` and `minimum_clear_agreement=0.9`
+    hold: no file of another model passes. To measure only, give
+    `tolerance=float("inf")`.
 
     Args:
         artefact: a `.tflite` file (runs on `ai_edge_litert`) or a SavedModel folder
@@ -58,13 +63,16 @@ def verify(
         `agreement` (share of equal argmax over the last axis; None where outputs have
         one value), `clear_agreement` (near ties count as equal), each the worst of all
         outputs; `outputs` with the same per output;
-        and with labels `accuracy` and `macro_f1`, each `{"artefact": ..., "model":
-        ...}`; and `settings`, a list of the same (without labels) for every setting.
+        and with labels `accuracy` and `macro_f1`, for outputs of one value `pearson`
+        (undefined, so left out, where all are equal) and `mean_squared_error`, each
+        `{"artefact": ..., "model": ...}`; and `settings`, a list of the same (without
+        labels) for every setting.
         Positions that the padding mask leaves out are not compared.
 
     Raises:
         ValueError: a tolerance is passed in any setting, the artefact does not load or
-            its numbers are not finite, an output is missing, or the dataset is empty.
+            its numbers or the model's are not finite, an output is missing, or the
+            dataset is empty.
 
     Example:
         >>> import keras, tempfile
@@ -78,6 +86,10 @@ def verify(
         >>> result["examples"], sorted(result["accuracy"])
         (7, ['artefact', 'model'])
     """
+    shares = (minimum_agreement, minimum_clear_agreement)
+    if all(limit is None for limit in (tolerance, relative_tolerance, *shares)):
+        relative_tolerance = RELATIVE_TOLERANCE
+        minimum_clear_agreement = MINIMUM_CLEAR_AGREEMENT
     settings = _settings(artefact, num_threads, use_default_delegate)
     runner = open_artefact(artefact, *settings[0], signature, in_separate_process)
     batches, references, labels, weights = [], [], [], []
@@ -104,6 +116,14 @@ def verify(
         for name in references[0]
     }
     kept = {name: _kept_positions(batches, output) for name, output in theirs.items()}
+    for name, output in theirs.items():
+        known = output if kept[name] is None else output[kept[name]]
+        if not np.isfinite(known).all():
+            raise ValueError(
+                f"The Keras model's own output '{name}' is not finite on these "
+                "examples (NaN or infinity), so nothing can be compared with it. Look "
+                "at its weights and inputs: a training may have diverged."
+            )
     ours = _answers(runner, batches, theirs)
     result = _compare_all(ours, theirs, kept, runner.runtime, settings[0])
     limits = (tolerance, relative_tolerance)
@@ -243,11 +263,24 @@ def _compare(ours, theirs, kept):
 
 
 def _scores(ours, theirs, labels, weights):
-    """Accuracy and macro F1 of both sides, where class labels are there."""
+    """Both sides' accuracy and macro F1, of single numbers correlation and error."""
     scores = {}
+
+    def add(name, side, measures):
+        for measure, value in measures.items():
+            key = measure if len(theirs) == 1 else f"{name}_{measure}"
+            scores.setdefault(key, {})[side] = value
+
     for name, output in theirs.items():
         truth = _gather(labels, name, len(theirs) == 1)
-        if truth is None or output.ndim < 2 or output.shape[-1] < 2:
+        if truth is None:
+            continue
+        if output.shape in ((len(output),), (len(output), 1)):
+            if truth.size == len(output):
+                for side, values in (("artefact", ours[name]), ("model", output)):
+                    add(name, side, _regression_scores(truth.ravel(), values.ravel()))
+            continue
+        if output.ndim < 2 or output.shape[-1] < 2:
             continue
         if truth.shape == output.shape:
             truth = truth.argmax(-1)  # one-hot
@@ -262,9 +295,15 @@ def _scores(ours, theirs, labels, weights):
             predicted = values.argmax(-1)[known]
             accuracy = float(np.mean(predicted == truth[known]))
             macro_f1 = _macro_f1(truth[known], predicted)
-            for measure, value in (("accuracy", accuracy), ("macro_f1", macro_f1)):
-                key = measure if len(theirs) == 1 else f"{name}_{measure}"
-                scores.setdefault(key, {})[side] = value
+            add(name, side, {"accuracy": accuracy, "macro_f1": macro_f1})
+    return scores
+
+
+def _regression_scores(truth, values):
+    truth, values = truth.astype("float64"), values.astype("float64")
+    scores = {"mean_squared_error": float(np.mean((truth - values) ** 2))}
+    if truth.std() and values.std():
+        scores["pearson"] = float(np.corrcoef(truth, values)[0, 1])
     return scores
 
 

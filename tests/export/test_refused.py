@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import LENGTH
 
-from keras_tformer import export
+from keras_tformer import export, text
 
 pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_litert")
 
@@ -15,7 +15,9 @@ pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_li
     [
         ({"quantization": "int4"}, "expected one of None"),
         ({"sequence_length": 19}, "positions for 17 tokens"),
-        ({"sequence_length": 0}, "positive whole number"),
+        ({"sequence_length": 0}, "whole number of 1 or more"),
+        ({"sequence_length": 7.0}, "sequence_length=7.0, expected a whole number"),
+        ({"sequence_length": (7, True)}, "sequence_length=True"),
         ({"sequence_length": None}, r"open shape \(1, None\)"),
         ({"sequence_length": None, "quantization": "int8"}, "open shape"),
         ({"sequence_length": (7, 7)}, "several different ones"),
@@ -33,6 +35,7 @@ pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_li
         ({"quantization": "int16x8", "sparse": True}, "refused"),
         ({"sparse": True, "verify": False}, "shows only when it runs"),
         ({"class_names": ["a", "b"]}, "2 class_names"),
+        ({"class_names": [0, 1, 2]}, "Expected strings"),
         (
             {"representative_data": {"token_ids": np.ones((2, 5))}},
             r"lacks the inputs \['padding_mask', 'segment_ids'\]",
@@ -44,6 +47,34 @@ def test_errors_leave_no_file(classifier, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         export.to_tflite(classifier, tmp_path / "model.tflite", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_taken(classifier, tmp_path):
+    numbers = {"sequence_length": np.int64(LENGTH), "batch_size": np.int32(1)}
+    report = export.to_tflite(classifier, tmp_path / "model.tflite", **numbers)
+    assert report["inputs"]["token_ids"]["shape"] == [1, LENGTH]
+
+
+def test_a_tokenizer_of_more_pieces_than_tokens(classifier, tmp_path):
+    words = [f"word{number}" for number in range(5000)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = text.WordPieceTokenizer(special + words)
+    for write in (export.to_tflite, export.to_saved_model):
+        with pytest.raises(ValueError, match="5005 pieces, but .* a table of"):
+            write(
+                classifier,
+                tmp_path / "model.tflite",
+                sequence_length=LENGTH,
+                tokenizer=tokenizer,
+            )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_was_cut_off_is_told(tflite_file, tmp_path):
+    file = tmp_path / "half.tflite"
+    file.write_bytes(tflite_file.read_bytes()[: tflite_file.stat().st_size // 2])
+    with pytest.raises(ValueError, match="cannot be read to its end"):
+        export.report(file, show=False)
 
 
 def test_models_that_cannot_be_converted(tmp_path):

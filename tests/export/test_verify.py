@@ -59,6 +59,32 @@ def test_separate_process(saved_model, classifier, examples):
     assert result["largest_difference"] < 1e-5
 
 
+def test_another_model_is_refused_where_no_limit_is_given(
+    tflite_file, classifier, examples
+):
+    weights = classifier.get_weights()
+    try:
+        classifier.set_weights([*weights[:-2], -weights[-2], weights[-1]])
+        with pytest.raises(ValueError, match="does not compute"):
+            export.verify(tflite_file, classifier, examples)
+        result = export.verify(
+            tflite_file, classifier, examples, tolerance=float("inf")
+        )
+        assert result["clear_agreement"] < 0.9
+    finally:
+        classifier.set_weights(weights)
+
+
+def test_a_model_without_finite_outputs_is_told(tflite_file, classifier, examples):
+    weights = classifier.get_weights()
+    try:
+        classifier.set_weights([*weights[:-1], np.full_like(weights[-1], np.nan)])
+        with pytest.raises(ValueError, match="Keras model's own output 'output'"):
+            export.verify(tflite_file, classifier, examples)
+    finally:
+        classifier.set_weights(weights)
+
+
 def test_another_models_numbers_are_refused(tflite_file, classifier, examples):
     weights = classifier.get_weights()
     try:
@@ -114,6 +140,26 @@ def test_scores_against_scikit_learn(tflite_file, classifier, examples):
     for side in ("artefact", "model"):
         assert result["accuracy"][side] == pytest.approx(accuracy)
         assert result["macro_f1"][side] == pytest.approx(macro_f1)
+
+
+def test_regression_is_scored(tmp_path):
+    import keras
+
+    inputs = keras.Input((3,), name="x")
+    model = keras.Model({"x": inputs}, keras.layers.Dense(1)(inputs))
+    random = np.random.default_rng(7)
+    model.set_weights([np.array([[1.0], [2], [3]]), np.array([0.5])])
+    export.to_saved_model(model, tmp_path / "model")
+    x = random.normal(size=(41, 3)).astype("float32")
+    truth = random.normal(size=41)
+    result = export.verify(tmp_path / "model", model, ({"x": x}, truth))
+    predicted = x @ [1, 2, 3] + 0.5
+    stats = pytest.importorskip("scipy.stats", reason="the reference scores")
+    for side in ("artefact", "model"):
+        expected = stats.pearsonr(truth, predicted).statistic
+        assert result["pearson"][side] == pytest.approx(expected, abs=1e-5)
+        error = np.mean((truth - predicted) ** 2)
+        assert result["mean_squared_error"][side] == pytest.approx(error, rel=1e-5)
 
 
 @pytest.mark.parametrize("how", ["shorter", "longer", "single", "tuple", "function"])
