@@ -28,13 +28,22 @@ TEXT_OPERATORS = {
 }
 
 
-def convert(model, functions, quantization, is_aware, sparse, feed, integer_only=False):
+def convert(
+    model,
+    functions,
+    quantization,
+    is_aware,
+    sparse,
+    feed,
+    integer_only=False,
+    flex_operators=False,
+):
     """Convert the functions of one model into one file; they share its weights.
 
     Args:
         model: the `keras.Model` whose weights the functions read.
         functions: `{signature: concrete function}`.
-        quantization, sparse, integer_only: as in `to_tflite`.
+        quantization, sparse, integer_only, flex_operators: as in `to_tflite`.
         is_aware: whether the graphs hold fake-quantizers.
         feed: function that yields `(signature, {input name: array})` to measure ranges
             on, or None.
@@ -56,6 +65,8 @@ def convert(model, functions, quantization, is_aware, sparse, feed, integer_only
             scratch, signature_keys=list(functions)
         )
         _set_mode(tf, converter, quantization, is_aware, sparse)
+        if flex_operators:
+            converter.target_spec.supported_ops.append(tf.lite.OpsSet.SELECT_TF_OPS)
         registerers = []
         if SIGNATURE in functions:
             converter.allow_custom_ops = True
@@ -87,7 +98,7 @@ def convert(model, functions, quantization, is_aware, sparse, feed, integer_only
                 f"quantization={quantization!r}: {_first_lines(error)}{advice}"
             ) from error
     if SIGNATURE in functions:
-        _check_custom_operators(content)
+        _check_custom_operators(content, flex_operators)
     parsed = parse(content)
     share_tables(parsed, quantization)
     if quantization == "int8":
@@ -109,9 +120,13 @@ def _quantize(measured, sparse, integer_only):
     return mlir_sparsify(content) if sparse else content
 
 
-def _check_custom_operators(content):
+def _check_custom_operators(content, flex_operators):
     """Nothing but TF Text's operators: allowing them allows all that is unknown."""
-    unknown = sorted(set(custom_operators(content)) - TEXT_OPERATORS)
+    unknown = sorted(
+        name
+        for name in set(custom_operators(content)) - TEXT_OPERATORS
+        if not (flex_operators and name.startswith("Flex"))
+    )
     if unknown:
         raise RuntimeError(
             f"LiteRT has no operators for {', '.join(unknown)}: the file would not run "

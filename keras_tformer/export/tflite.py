@@ -26,6 +26,7 @@ from keras_tformer.export.tflite_checks import (
     as_whole_number,
     check_decoding,
     check_fixed,
+    check_flex,
     check_loops,
     check_mode,
     check_precision,
@@ -83,6 +84,7 @@ def to_tflite(
     integer_only=False,
     loop_shared_layers=None,
     minimum_clear_agreement=0.9,
+    flex_operators=False,
 ):
     """Write a model as a `.tflite` file that is proved to compute the same.
 
@@ -147,6 +149,9 @@ def to_tflite(
             `verify`): a mean difference may be small where predictions are wrong. The
             int8 files of the zoo's models with random weights had 1.0, where 0.84 to
             1.0 of the predictions were equal. None asks for none.
+        flex_operators: let TensorFlow's own operators into the file where LiteRT has
+            none. The app must link the Flex delegate (some 30 MB); no runtime here
+            has it, so `verify=False` must be given, too.
 
     Returns:
         A dict: that of `report` and `quantization`, `is_quantization_aware`,
@@ -172,6 +177,7 @@ def to_tflite(
     """
     check_exportable(model)
     check_request(model, quantization, sparse, verify)
+    check_flex(flex_operators, quantization, verify)
     check_precision(model)
     batch_size = as_whole_number("batch_size", batch_size)
     file = make_parent(file)
@@ -197,7 +203,14 @@ def to_tflite(
     text = _text_function(tokenizer, tokenizer_inside, shapes[main])
     feed = _feed(examples, functions)
     content = convert(
-        model, functions | text, quantization, is_aware, sparse, feed, integer_only
+        model,
+        functions | text,
+        quantization,
+        is_aware,
+        sparse,
+        feed,
+        integer_only,
+        flex_operators,
     )
     verifications = {}
     with replaced_file(file) as temporary:

@@ -54,6 +54,25 @@ def _check_blocks(model):
             )
 
 
+def check_flex(flex_operators, quantization, verify):
+    """Refuse Flex where somebody believes that the file was proved, or measured."""
+    if not flex_operators:
+        return
+    if verify:
+        raise ValueError(
+            "flex_operators=True with verify=True is refused: Python's runtimes cannot "
+            "run Flex operators, so nothing can be proved. Add verify=False and test "
+            "the file in the app that links TensorFlow's Flex delegate, or leave out "
+            "flex_operators."
+        )
+    if quantization in ("int8", "int16x8"):
+        raise ValueError(
+            f"flex_operators=True with quantization={quantization!r} is refused: no "
+            "runtime here can measure the ranges of activations. Use None, 'float16' "
+            "or 'dynamic_range'."
+        )
+
+
 def check_precision(model):
     """Refuse layers that compute in half precision."""
     for layer in leaf_layers(model):

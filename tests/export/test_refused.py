@@ -113,6 +113,38 @@ def test_an_operator_that_phones_lack_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Inverse(keras.layers.Layer):
+    def call(self, x):
+        import tensorflow as tf
+
+        return tf.linalg.inv(x)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_flex_operators_must_be_asked_for(tmp_path):
+    x = keras.Input((3, 3), name="x")
+    model, file = keras.Model(x, Inverse()(x)), tmp_path / "model.tflite"
+    with pytest.raises(RuntimeError, match="MatrixInverse"):
+        export.to_tflite(model, file, verify=False)
+    with pytest.raises(ValueError, match="cannot run Flex"):
+        export.to_tflite(model, file, flex_operators=True)
+    arguments = {"flex_operators": True, "verify": False}
+    with pytest.raises(ValueError, match="measure the ranges"):
+        export.to_tflite(
+            model,
+            file,
+            quantization="int8",
+            representative_data={"x": np.ones((5, 3, 3), "float32")},
+            **arguments,
+        )
+    assert not list(tmp_path.iterdir())
+    report = export.to_tflite(model, file, **arguments)
+    assert [name for name in report["operators"] if "MatrixInverse" in name]
+    assert report["verification"] is None and report["delegate_partitions"] is None
+
+
 def test_a_wrong_file_is_not_left_behind(classifier, examples, tmp_path):
     file = tmp_path / "model.tflite"
     file.write_bytes(b"the older file")
