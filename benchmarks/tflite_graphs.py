@@ -4,10 +4,12 @@
     python benchmarks/tflite_graphs.py --loop      ALBERT's calls unrolled and in a loop
 
 Encoders at batch 1 and 128 tokens, float32; KerasHub's by its own
-`model.export(format="litert")` with fixed shapes. Weights are random, and so are scales
-and shifts of layer normalizations, which the converter would fold away at 1 and 0. A
-partition is a piece of the graph that XNNPACK takes over; between two pieces tensors
-pass through the runtime. "Unrolled" has a shared block's calls one after the other.
+`model.export(format="litert")` with fixed shapes, Hugging Face's by litert-torch where
+that is installed (`pip install litert-torch`, in an environment of its own). Weights
+are random, and so are scales and shifts of layer normalizations, which the converter
+would fold away at 1 and 0. A partition is a piece of the graph that XNNPACK takes over;
+between two pieces tensors pass through the runtime. "Unrolled" has a shared block's
+calls one after the other.
 
 `--loop` writes ALBERT with its calls unrolled and as one WHILE operator: size, memory
 of a process that loads and calls the file, seconds until it is ready, and the time of a
@@ -16,6 +18,7 @@ call. Both files take turns within one run; ratios are medians over neighbouring
 """
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import statistics
@@ -84,6 +87,9 @@ def compare_graphs(file, sizes):
             table.add_row(name, how, *numbers_of(file))
         write_peers(learned(peer(kind, size)), file)
         table.add_row(name, "KerasHub", *numbers_of(file))
+        if importlib.util.find_spec("litert_torch"):
+            write_torchs(kind, size, file)
+            table.add_row(name, "Hugging Face, litert-torch", *numbers_of(file))
     Console(width=100).print(table)
 
 
@@ -148,6 +154,49 @@ def write_peers(model, file):
         for name in model.input
     }
     model.export(str(file), format="litert", verbose=False, input_signature=[specs])
+
+
+def write_torchs(kind, size, file):
+    """Hugging Face's encoder on torch, its attention written out (fewer operators)."""
+    import litert_torch
+    import torch
+    import transformers
+
+    sizes = sizes_of(kind, size)
+    arguments = {
+        "vocab_size": sizes["vocabulary_size"],
+        "num_hidden_layers": sizes["num_layers"],
+        "num_attention_heads": sizes["num_heads"],
+        "hidden_size": sizes["hidden_dim"],
+        "intermediate_size": sizes["intermediate_dim"],
+        "attn_implementation": "eager",
+    }
+    if kind == "albert":
+        config = transformers.AlbertConfig(**arguments)
+        encoder = transformers.AlbertModel(config)
+    else:
+        encoder = transformers.BertModel(transformers.BertConfig(**arguments))
+    generator = torch.Generator().manual_seed(7)
+    for weight in encoder.parameters():
+        if weight.ndim == 1:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, token_ids, segment_ids, padding_mask):
+            outputs = self.encoder(
+                input_ids=token_ids,
+                token_type_ids=segment_ids,
+                attention_mask=padding_mask,
+            )
+            return outputs.last_hidden_state, outputs.pooler_output
+
+    row = {name: torch.tensor(rows[:1]) for name, rows in examples().items()}
+    converted = litert_torch.convert(Encoder().eval(), sample_kwargs=row)
+    converted.export(str(file))
 
 
 def compare_loops(folder, options):

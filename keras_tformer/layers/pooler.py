@@ -1,6 +1,7 @@
 """One vector for a whole sequence, from its first token."""
 
 import keras
+from keras import ops
 
 from keras_tformer.layers.activations import activation_name, get_activation
 from keras_tformer.layers.argument_checks import require_positive
@@ -56,7 +57,8 @@ class Pooler(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        first = inputs[:, 0, :]  # (B, D)
+        # Not `[:, 0, :]`: LiteRT's delegate takes slices, but none that drop an axis.
+        first = ops.squeeze(inputs[:, :1, :], axis=1)  # (B, D)
         return self.activation(self.dense(first))
 
     def compute_output_spec(self, inputs):
