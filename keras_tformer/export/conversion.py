@@ -20,9 +20,10 @@ from keras_tformer.export.tables import share_tables, store_summands
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
 from keras_tformer.export.tracing import model_variables
 
-# What a `WordPieceTokenizer` becomes.
+# What a `WordPieceTokenizer` and a `SentencePieceTokenizer` become.
 TEXT_OPERATORS = {
     "FastBertNormalize",
+    "TFText>FastSentencepieceTokenize",
     "FastWordpieceTokenizeWithOffsets",
     "RaggedTensorToTensor",
 }

@@ -3,17 +3,19 @@
 import numpy as np
 
 SIGNATURE = "tokenize"
+TOKENIZERS = ("WordPieceTokenizer", "SentencePieceTokenizer")
 INPUTS = {"token_ids", "segment_ids", "padding_mask"}
 
 
 def tokenize_function(tokenizer, shapes):
     """A concrete function from `texts` to the inputs of a model.
 
-    It holds TF Text's fast word pieces, which LiteRT has as custom operators, and ends
-    with `[CLS] pieces [SEP]`, cut and padded; LiteRT has no ragged `pack`.
+    It holds TF Text's fast word pieces or sentence pieces, which LiteRT has as custom
+    operators, and ends with `[CLS] pieces [SEP]`, cut and padded; LiteRT has no ragged
+    `pack`.
 
     Args:
-        tokenizer: a `WordPieceTokenizer`.
+        tokenizer: a `WordPieceTokenizer` or `SentencePieceTokenizer`.
         shapes: `{input name: (B, T)}` of the model.
 
     Returns:
@@ -24,11 +26,11 @@ def tokenize_function(tokenizer, shapes):
     """
     import tensorflow as tf
 
-    if type(tokenizer).__name__ != "WordPieceTokenizer":
+    if type(tokenizer).__name__ not in TOKENIZERS:
         raise ValueError(
             f"tokenizer_inside=True with a {type(tokenizer).__name__}: only a "
-            "WordPieceTokenizer can go into the file. Leave tokenizer_inside=False: "
-            "its model is written beside the file."
+            f"{' or a '.join(TOKENIZERS)} can go into the file. Leave "
+            "tokenizer_inside=False: its vocabulary is written beside the file."
         )
     if not {"token_ids"} <= set(shapes) <= INPUTS:
         raise ValueError(
@@ -77,6 +79,9 @@ def text_operators():
 def check_tokenizer(runner, function, tokenizer):
     """Compare the ids of the file with those of TensorFlow, on made-up texts.
 
+    Sentence pieces are also compared with what the tokenizer gives where it prepares
+    text by operations that LiteRT lacks.
+
     Raises:
         ValueError: an id differs.
     """
@@ -84,6 +89,8 @@ def check_tokenizer(runner, function, tokenizer):
 
     generator = np.random.default_rng(7)
     low = min(5, tokenizer.vocabulary_size - 1)
+    if type(tokenizer).__name__ == "SentencePieceTokenizer":
+        _check_rules(tokenizer, generator.integers(low, tokenizer.vocabulary_size, 200))
     texts = ["", "a"]
     for pieces in (3, 17, 700):  # also more than any row holds
         ids = generator.integers(low, tokenizer.vocabulary_size, pieces)
@@ -100,3 +107,17 @@ def check_tokenizer(runner, function, tokenizer):
                     f"TensorFlow's for {texts[start : start + rows].tolist()!r:.300}. "
                     "Use tokenizer_inside=False."
                 )
+
+
+def _check_rules(tokenizer, ids):
+    texts = [tokenizer.decode([i]) for i in ids.tolist()]
+    texts += [text.upper() for text in texts]
+    found = tokenizer.tokenize(texts, only_tflite_operations=True).to_list()
+    expected = tokenizer.tokenize(texts).to_list()
+    wrong = [text for i, text in enumerate(texts) if found[i] != expected[i]]
+    if wrong:
+        raise ValueError(
+            "No file was written: with the preparation of text inside its model's "
+            f"rules, the tokenizer gives other ids for {wrong!r:.300}. Use "
+            "tokenizer_inside=False."
+        )

@@ -12,6 +12,7 @@ from keras_tformer.text.graph_operations import (
     join_pieces,
     tokenize_around,
 )
+from keras_tformer.text.rules_in_model import put_into_rules
 from keras_tformer.text.rust_engine import (
     encode_texts,
     import_tokenizers,
@@ -24,6 +25,7 @@ from keras_tformer.text.sentence_piece_model import (
 
 # The names that ALBERT's model file gives to the special pieces.
 SPECIAL_TOKENS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+DOUBLED_QUOTES = ("``", "''")
 
 
 class SentencePieceTokenizer:
@@ -113,7 +115,7 @@ class SentencePieceTokenizer:
             )
         self._special_ids = [self._ids[token] for token in SPECIAL_TOKENS]
         self._host = None
-        self._graph = None
+        self._graph = {}
         self._cuts = None
 
     # === Making and keeping ===
@@ -273,15 +275,30 @@ class SentencePieceTokenizer:
             cut[2].extend([word] * len(found))
         return cut
 
-    def tokenize(self, strings):
+    def tokenize(self, strings, only_tflite_operations=False):
         """Turns a string tensor into ragged ids, as operations of the graph.
 
         Args:
             strings: `(B,)` string tensor (UTF-8).
+            only_tflite_operations: bool. TensorFlow Lite lacks the operations that
+                prepare text. With True the model's own rules do it, compiled anew
+                for that (some seconds, once). The ids are the same, but where two
+                cuts score the same, or a Korean syllable stands before the letter
+                that would close it.
 
         Returns:
             `(B, None)` int32 `tf.RaggedTensor`, without special tokens.
+
+        Raises:
+            ValueError: for settings that TensorFlow Lite cannot follow.
         """
+        if only_tflite_operations:
+            if self._never_split or self._split_comma_after_digit:
+                raise ValueError(
+                    "TensorFlow Lite has no operations for never_split or for "
+                    "split_comma_after_digit. Make the tokenizer without them."
+                )
+            return self._fast_tokenizer(True).tokenize(strings)
         if not self._never_split:
             return self._tokenize_plain(strings)
         special_ids = {token: self._ids[token] for token in self._never_split}
@@ -289,13 +306,6 @@ class SentencePieceTokenizer:
 
     def _tokenize_plain(self, strings):
         tf, tf_text = import_tensorflow_text()
-        if self._graph is None:
-            # Made outside of any graph that is being traced, so that every later
-            # graph can capture the same model.
-            # The model is a constant there; in `tf_text.SentencepieceTokenizer` it
-            # is a resource, which a SavedModel refuses unless somebody tracks it.
-            with tf.init_scope():
-                self._graph = tf_text.FastSentencepieceTokenizer(self._model)
         replace = tf.strings.regex_replace
         strings = replace(strings, "``|''", '"')
         strings = replace(strings, r"\x{85}", " ")
@@ -307,7 +317,8 @@ class SentencePieceTokenizer:
             # By itself a capital sigma would become another letter at a word's end.
             strings = replace(strings, "\u03a3", "\u03c3")
             strings = tf.strings.lower(strings, encoding="utf-8")
-        ids = self._graph.tokenize(strings).with_row_splits_dtype(tf.int64)
+        ids = self._fast_tokenizer(False).tokenize(strings)
+        ids = ids.with_row_splits_dtype(tf.int64)
         if not self._split_comma_after_digit:
             return ids
         self._engine()
@@ -317,6 +328,22 @@ class SentencePieceTokenizer:
             row_splits_dtype=tf.int64,
         )
         return ids.with_values(tf.gather(table, ids.values)).merge_dims(1, 2)
+
+    def _fast_tokenizer(self, only_tflite_operations):
+        tf, tf_text = import_tensorflow_text()
+        if only_tflite_operations not in self._graph:
+            model = self._model
+            if only_tflite_operations:
+                prepare = _normalizer(self._lowercase, self._keep_accents, None)
+                model = put_into_rules(model, prepare.normalize_str, DOUBLED_QUOTES)
+            # Made outside of any graph that is being traced, so that every later
+            # graph can capture the same model.
+            # The model is a constant there; in `tf_text.SentencepieceTokenizer` it
+            # is a resource, which a SavedModel refuses unless somebody tracks it.
+            with tf.init_scope():
+                fast = tf_text.FastSentencepieceTokenizer(model)
+            self._graph[only_tflite_operations] = fast
+        return self._graph[only_tflite_operations]
 
     def decode(self, ids, skip_special_tokens=True, clean_up=False):
         """Joins the pieces of one list of ids to a readable string.
@@ -412,7 +439,7 @@ def _decoder():
 
 def _normalizer(lowercase, keep_accents, rules):
     normalizers = import_tokenizers().normalizers
-    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    steps = [normalizers.Replace(quotes, '"') for quotes in DOUBLED_QUOTES]
     if not keep_accents:
         steps += [normalizers.NFKD(), normalizers.StripAccents()]
     if lowercase:

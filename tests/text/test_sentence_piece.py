@@ -1,9 +1,11 @@
 """ALBERT's pieces: the graph gives what `sentencepiece` gives."""
 
 import lzma
+import unicodedata
 
 import numpy as np
 import pytest
+from random_texts import every_character, random_texts
 
 from keras_tformer.text import SentencePieceTokenizer, pack
 
@@ -125,3 +127,84 @@ def test_errors(small_model, tmp_path):
         SentencePieceTokenizer(tmp_path / "bare.model")
     with pytest.raises(ValueError, match="received one str"):
         SentencePieceTokenizer(small_model).encode("text")
+
+
+SCRIPTS = [
+    "The Café, ``Ångström'' \ufb01ne İstanbul straße ½ ①",
+    "Привет, мир! Йод",
+    "Ελλάδα ΣΑΣ",
+    "東京タワー 日本語テスト \uff21\uff22\uff23",
+    "مرحبا שלום हिन्दी",
+    "한국어 문장을 쓴다",
+    "Tiếng Việt rất hay",
+]
+
+
+def prepared(text, lowercase):
+    """What comes before the model, written with Python's own tables."""
+    text = text.replace("``", '"').replace("''", '"')
+    if not lowercase:
+        return text
+    text = unicodedata.normalize("NFKD", text)
+    # By itself each: at a word's end a capital sigma has another small letter.
+    return "".join(c.lower() for c in text if unicodedata.category(c)[0] != "M")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_preparation_inside_of_the_rules(lowercase):
+    pytest.importorskip("tensorflow_text", reason="tokenizes in the graph")
+    tokenizer = SentencePieceTokenizer.train(
+        SCRIPTS * 7, 211, lowercase, show_progress=False
+    )
+    texts = [unicodedata.normalize(form, t) for t in SCRIPTS for form in ("NFC", "NFD")]
+    texts += [text.upper() for text in texts] + ["", "  ", "a\x0bb", "\u3000 a`` '' "]
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer._model)
+    expected = [processor.encode(prepared(text, lowercase)) for text in texts]
+    found = tokenizer.tokenize(texts, only_tflite_operations=True).to_list()
+    assert found == expected
+    # Every script has pieces: it is no comparison of unknown with unknown.
+    assert all(np.mean(np.array(row) == 1) < 0.2 for row in found[: 2 * len(SCRIPTS)])
+
+
+@pytest.mark.slow
+def test_published_model_with_preparation_inside(data_folder):
+    pytest.importorskip("tensorflow_text", reason="tokenizes in the graph")
+    tokenizer = SentencePieceTokenizer(data_folder / "vocab" / "albert-30k-clean.model")
+    texts = [*random_texts(503), *every_character()[::7]]
+    with lzma.open(
+        data_folder / "wiki/enwiki_sample.txt.xz", "rt", encoding="utf8"
+    ) as f:
+        texts += [next(f) for _ in range(4001)][::3]
+    found = tokenizer.tokenize(texts, only_tflite_operations=True).to_list()
+    assert found == tokenizer.encode(texts)
+
+
+def test_a_model_without_rules(tmp_path):
+    pytest.importorskip("tensorflow_text", reason="tokenizes in the graph")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["one two three naive"] * 9),
+        model_prefix=str(tmp_path / "plain"),
+        vocab_size=41,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        pad_piece="<pad>",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(tmp_path / "plain.model")
+    texts = ["One na\u00efve``\u3000TWO", "two\x0bthree", ""]
+    found = tokenizer.tokenize(texts, only_tflite_operations=True).to_list()
+    assert found == tokenizer.encode(texts)
+
+
+def test_what_tensorflow_lite_cannot_do_is_said(small_model):
+    pytest.importorskip("tensorflow_text", reason="tokenizes in the graph")
+    for more in ({"never_split": ("[MASK]",)}, {"split_comma_after_digit": True}):
+        tokenizer = SentencePieceTokenizer(small_model, **more)
+        with pytest.raises(ValueError, match="no operations for never_split or for"):
+            tokenizer.tokenize(["a"], only_tflite_operations=True)
