@@ -47,7 +47,7 @@ def put_into_rules(content, prepare, sequences=()):
     keys, follow_rules = [], list
     if spec.precompiled_charsmap:
         rules = sentencepiece.SentencePieceNormalizer(
-            normalizer_spec=spec,
+            model_proto=content,
             add_dummy_prefix=False,
             escape_whitespaces=False,
             remove_extra_whitespaces=False,
@@ -77,7 +77,9 @@ def put_into_rules(content, prepare, sequences=()):
     # All or none: where a long rule is missing, a short one would act in its place.
     if any(tells(before, found) for _, before, found in together):
         new_rules += [(string, found) for string, _, found in together]
-    normalizer = sentencepiece.SentencePieceNormalizer(norm_map=new_rules)
+    normalizer = sentencepiece.SentencePieceNormalizer(
+        norm_map=[*dict(new_rules).items()]
+    )
     made = format_of.NormalizerSpec()
     made.ParseFromString(normalizer.serialized_normalizer_spec())
     spec.name = "user_defined"

@@ -39,9 +39,11 @@ class SentencePieceTokenizer:
 
     `encode` works on Python strings with the Rust library `tokenizers`, `tokenize` on
     string tensors with `tensorflow_text.FastSentencepieceTokenizer`, prepared to give
-    the same ids for any text but where two ways of cutting a word score the same to
-    float32's precision: then "ruling" may be "rul" "ing" for one and "ru" "ling" for
-    the other. Neither adds
+    the same ids, with two exceptions. Where two ways of cutting a word score the same
+    to float32's precision, "ruling" may be "rul" "ing" for one and "ru" "ling" for
+    the other. And where a model has Korean syllables, or letters with several accents
+    written apart, `tokenize` joins them as SentencePiece does; Rust, and so `encode`
+    and `AlbertTokenizer`, leaves them apart, unknown. Neither adds
     `[CLS]` or `[SEP]` (`pack` and `encode_batch` do). Names of special tokens are
     text, unless `never_split` has them.
 
