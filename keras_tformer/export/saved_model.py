@@ -197,7 +197,14 @@ def check_vocabulary(model, tokenizer):
         for layer in getattr(model, "layers", ())
         if layer.name.endswith("token_embedding") and layer.weights
     ]
-    if tokenizer is not None and rows and tokenizer.vocabulary_size > max(rows):
+    if tokenizer is None:
+        return
+    if not hasattr(tokenizer, "vocabulary_size"):
+        raise ValueError(
+            f"Received tokenizer={tokenizer!r}. Expected a tokenizer of "
+            "keras_tformer.text, such as WordPieceTokenizer.load(file)."
+        )
+    if rows and tokenizer.vocabulary_size > max(rows):
         raise ValueError(
             f"The tokenizer has {tokenizer.vocabulary_size} pieces, but '{model.name}' "
             f"has a table of {max(rows)} tokens. Give the tokenizer that the model was "

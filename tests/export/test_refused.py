@@ -36,6 +36,7 @@ pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_li
         ({"sparse": True, "verify": False}, "shows only when it runs"),
         ({"class_names": ["a", "b"]}, "2 class_names"),
         ({"class_names": [0, 1, 2]}, "Expected strings"),
+        ({"tokenizer": "vocab.txt"}, "Expected a tokenizer"),
         (
             {"representative_data": {"token_ids": np.ones((2, 5))}},
             r"lacks the inputs \['padding_mask', 'segment_ids'\]",
