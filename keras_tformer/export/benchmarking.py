@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from keras_tformer.export.files import file_target
 from keras_tformer.export.prediction import make_interpreter
 from keras_tformer.export.reporting import draw_report, report, show_report
 
@@ -62,7 +63,8 @@ def benchmark(
         None where the system does not tell.
 
     Raises:
-        ValueError: no such file, or numbers that are not positive.
+        ValueError: no such file, numbers that are not positive, or a picture that
+            cannot be written.
 
     Example:
         >>> import keras, tempfile
@@ -81,6 +83,8 @@ def benchmark(
             f"Received num_threads={num_threads!r}, repetitions={repetitions!r}, "
             f"warmup={warmup!r}. Expected positive numbers (warmup may be 0)."
         )
+    if picture is not None:
+        picture = file_target(picture)
     result = report(file, show=False)
     result["process_bytes"] = process_bytes(result["file"], use_default_delegate)
     interpreters = {}

@@ -30,6 +30,43 @@ def make_parent(path):
     return path
 
 
+def file_target(path):
+    """Make the folder of a file to write; returns `path` made absolute.
+
+    Raises:
+        ValueError: nothing can be written in the folder, or `path` is a folder.
+    """
+    path = make_parent(path)
+    if os.path.isdir(path):
+        raise ValueError(
+            f"Cannot write the file {path!r}: a folder is there. Choose another name, "
+            "or move the folder away."
+        )
+    return path
+
+
+def folder_target(path):
+    """Make the parent of a SavedModel to write; returns `path` made absolute.
+
+    Raises:
+        ValueError: nothing can be written in the parent, or `path` is neither new, an
+            empty folder nor an older SavedModel.
+    """
+    path = make_parent(path)
+    if os.path.exists(path) and not (
+        os.path.isdir(path)
+        and (
+            not os.listdir(path) or os.path.exists(os.path.join(path, "saved_model.pb"))
+        )
+    ):
+        raise ValueError(
+            f"Cannot write a SavedModel to {path!r}: something else is there. "
+            "Expected a new folder, an empty one or an older SavedModel. Choose "
+            "another folder or remove what is there."
+        )
+    return path
+
+
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
@@ -59,25 +96,36 @@ def _tells(error, number):
 
 
 @contextlib.contextmanager
-def replaced_file(path):
-    """Yield a temporary path in the same folder, moved onto `path` at the end.
+def replaced_files(path):
+    """Yield a function from a target to a temporary path; all are renamed at the end.
 
-    When the body raises, the temporary file is removed and `path` is untouched.
+    The targets are `path` and files beside it. When the body or a renaming raises, the
+    temporary files are removed and what was there before is untouched.
     """
-    path = make_parent(path)
-    handle, temporary = tempfile.mkstemp(
-        prefix=".", suffix="-" + os.path.basename(path), dir=os.path.dirname(path)
-    )
-    os.close(handle)
+    temporaries = {}
+
+    def stage(target):
+        target = file_target(target)
+        handle, temporary = tempfile.mkstemp(
+            prefix=".",
+            suffix="-" + os.path.basename(target),
+            dir=os.path.dirname(target),
+        )
+        os.close(handle)
+        temporaries[target] = temporary
+        return temporary
+
     try:
         with full_disk_explained(path):
-            yield temporary
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
+            yield stage
+        for target, temporary in temporaries.items():
+            file_target(target)  # a folder may have come there meanwhile
+            os.chmod(temporary, 0o644)  # mkstemp gives 0600
+        _put_in_place(temporaries)
+    finally:
+        for temporary in temporaries.values():
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
 
 
 @contextlib.contextmanager
@@ -87,33 +135,76 @@ def replaced_folder(path):
     A folder that stands there already is replaced only if it is empty or holds
     a SavedModel: nobody's other files are deleted.
     """
-    path = make_parent(path)
-    if os.path.exists(path) and not (
-        os.path.isdir(path)
-        and (
-            not os.listdir(path) or os.path.exists(os.path.join(path, "saved_model.pb"))
-        )
-    ):
-        raise ValueError(
-            f"Cannot write a SavedModel to {path!r}: something else is there. "
-            "Expected a new folder, an empty one or an older SavedModel. Choose "
-            "another folder or remove what is there."
-        )
+    path = folder_target(path)
     temporary = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(path))
     try:
         with full_disk_explained(path):
             yield temporary
+        folder_target(path)  # something else may have come there meanwhile
         os.chmod(temporary, 0o755)  # mkdtemp gives 0700
-        if os.path.exists(path):
-            old = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(path))
-            os.replace(path, os.path.join(old, "model"))
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    except BaseException:
+        _put_in_place({path: temporary})
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporaries):
+    """Rename `{target: temporary}`, all of them or none.
+
+    Raises:
+        ValueError: one cannot be renamed; what was there before is there again.
+    """
+    try:
+        _replace_all(temporaries)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write {', '.join(map(repr, temporaries))}: {error.strerror}. What "
+            "was there before is untouched. Close the programs that hold these files "
+            "or choose another target."
+        ) from error
+
+
+def _replace_all(temporaries):
+    *others, last = temporaries
+    if not others and not os.path.isdir(last):
+        os.replace(temporaries[last], last)  # in one step
+        return
+    aside = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(last))
+    older = {
+        target: os.path.join(aside, str(number))
+        for number, target in enumerate(temporaries)
+        if os.path.lexists(target)
+    }
+    try:
+        for target, kept in older.items():
+            # The last one describes the others. It is away while they change: who is
+            # killed in between leaves no card of files that it does not describe.
+            if target == last or not _linked(target, kept):
+                os.replace(target, kept)
+        for target, temporary in temporaries.items():
+            os.replace(temporary, target)
+    except BaseException:
+        for target in temporaries.keys() - older.keys():
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(target)
+        for target, kept in older.items():
+            if os.path.lexists(kept) and not _is_same(target, kept):
+                os.replace(kept, target)
+        shutil.rmtree(aside)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _linked(target, kept):
+    """Give a file a second name, so that the first is never without a file."""
+    try:
+        os.link(target, kept)
+    except OSError:  # a file system without links
+        return False
+    return True
+
+
+def _is_same(target, kept):
+    return os.path.exists(target) and os.path.samefile(target, kept)
 
 
 def gzip_size(path):

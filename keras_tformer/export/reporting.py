@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from keras_tformer.export.files import gzip_size, make_parent
+from keras_tformer.export.files import file_target, gzip_size, replaced_files
 from keras_tformer.export.flatbuffer import inspect_file, reached, read_model
 from keras_tformer.export.packing import pack
 from keras_tformer.export.prediction import make_interpreter
@@ -31,7 +31,8 @@ def report(file, show=True, picture=None):
         differ.
 
     Raises:
-        ValueError: no such file, or not a TFLite file.
+        ValueError: no such file, or not a TFLite file; or the picture cannot be
+            written.
 
     Example:
         >>> import keras, tempfile
@@ -44,6 +45,8 @@ def report(file, show=True, picture=None):
         >>> result["operators"], result["macs"]
         ({'FULLY_CONNECTED': {'float32': 1}}, 15)
     """
+    if picture is not None:
+        picture = file_target(picture)
     result = inspect_file(file)
     result["gzip_bytes"] = gzip_size(file)
     result["delegate_partitions"] = count_partitions(file)
@@ -127,7 +130,7 @@ def draw_report(result, picture):
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: the folder of the picture cannot be written.
+        ValueError: the picture cannot be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -169,7 +172,9 @@ def draw_report(result, picture):
         f"{result['num_operators']} operators"
     )
     figure.tight_layout()
-    figure.savefig(make_parent(picture), dpi=120)
+    with replaced_files(picture) as stage:
+        kind = os.path.splitext(picture)[1][1:] or "png"
+        figure.savefig(stage(picture), dpi=120, format=kind)
 
 
 def _stack(axes, rows, colours):

@@ -3,7 +3,7 @@
 import json
 import os
 
-from keras_tformer.export.files import replaced_folder
+from keras_tformer.export.files import folder_target, replaced_folder
 from keras_tformer.export.tracing import (
     as_float32,
     call_flat,
@@ -101,6 +101,7 @@ def to_saved_model(
             f"Received max_length={max_length} without a tokenizer, but `translate` "
             "takes and returns strings. Give tokenizer=..., or leave max_length out."
         )
+    folder = folder_target(folder)
     specs = input_specs(model, batch_size, sequence_length)
     functions = {"serving_default": serving_function(model, specs)}
     check_class_names(functions["serving_default"], class_names)
@@ -141,7 +142,7 @@ def to_saved_model(
             with open(os.path.join(extra, "classes.json"), "w") as stream:
                 json.dump(list(class_names), stream)
     return {
-        "folder": os.path.abspath(os.fspath(folder)),
+        "folder": folder,
         "signatures": {
             name: {
                 "inputs": _shapes(_input_specs(function)),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_tformer.export.batches import numpy_batches, random_batch
-from keras_tformer.export.companions import attach, write_card, write_vocabulary
+from keras_tformer.export.companions import attach, companion_paths, write_companions
 from keras_tformer.export.conversion import calibration_feed, convert
 from keras_tformer.export.decoding import (
     STEP,
@@ -11,7 +11,7 @@ from keras_tformer.export.decoding import (
     decoding_functions,
     decoding_shapes,
 )
-from keras_tformer.export.files import gzip_size, make_parent, replaced_file, sha256
+from keras_tformer.export.files import file_target, gzip_size, replaced_files, sha256
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.prediction import open_artefact
 from keras_tformer.export.reporting import count_partitions
@@ -112,10 +112,13 @@ def to_tflite(
             model needs none; with it, products and activations without a learned range
             become int8, too.
         tokenizer: a tokenizer of `keras_tformer.text`, written beside the file
-            (`vocab.txt`) and attached to it (`unzip model.tflite vocab.txt`).
+            (`vocab.txt`, or `<stem>_vocab.txt` where another vocabulary has that name
+            and belongs to another file; the card says which) and attached to it
+            (`unzip model.tflite vocab.txt`).
         class_names: list of C strings, attached as `labels.txt`. With a tokenizer or
-            class names, a card `<file>.json` says how to feed the file and read its
-            answer.
+            class names, a card `<stem>.json` says how to feed the file and read its
+            answer. The file, its vocabulary and its card are replaced together: all
+            of them, or none.
         verify: compare every signature with the model, on 64 representative examples
             or, where none are given, on random ids.
         tolerance: largest difference allowed. For None and `"float16"` absolute (in
@@ -181,7 +184,8 @@ def to_tflite(
     check_flex(flex_operators, quantization, verify)
     check_precision(model)
     batch_size = as_whole_number("batch_size", batch_size)
-    file = make_parent(file)
+    file = file_target(file)
+    companion_paths(file, tokenizer, class_names)  # refuses what could not be written
     lengths = as_lengths(sequence_length)
     check_sixteen_bits(model, quantization, lengths, tokenizer_inside)
     in_loops = loop_shared_layers
@@ -214,7 +218,8 @@ def to_tflite(
         flex_operators,
     )
     verifications = {}
-    with replaced_file(file) as temporary:
+    with replaced_files(file) as stage:
+        temporary = stage(file)
         with open(temporary, "wb") as stream:
             stream.write(content)
         attach(temporary, tokenizer, class_names)
@@ -232,6 +237,7 @@ def to_tflite(
                 minimum_clear_agreement,
                 name,
             )
+        vocabulary, card = companion_paths(file, tokenizer, class_names)
         result = {
             "file": file,
             "quantization": quantization,
@@ -246,9 +252,10 @@ def to_tflite(
             "sha256": sha256(temporary),
             "verification": verifications.get(main),
             "verifications": verifications,
-            "vocabulary": write_vocabulary(file, tokenizer),
+            "vocabulary": vocabulary,
+            "card": card,
         }
-        result["card"] = write_card(result, tokenizer, class_names)
+        write_companions(stage, result, tokenizer, class_names)
     return result
 
 
