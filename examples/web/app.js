@@ -27,7 +27,7 @@ async function classify(text, { card, vocabulary, model }) {
   const inputs = {};
   const packed = pack(wordPieces(text, vocabulary, card.lowercase), card);
   for (const name in card.inputs) {
-    inputs[name] = new Tensor(packed[name], [1, card.sequence_length]);
+    inputs[name] = new Tensor(packed[name], card.inputs[name].shape);
   }
   const outputs = Object.values(await model.run(inputs));
   const logits = Array.from(await outputs[0].data());
@@ -35,7 +35,10 @@ async function classify(text, { card, vocabulary, model }) {
   [...Object.values(inputs), ...outputs].forEach((tensor) => tensor.delete());
   const powers = logits.map((logit) => Math.exp(logit - Math.max(...logits)));
   const sum = powers.reduce((a, b) => a + b);
-  return powers.map((power, index) => ({ name: card.classes[index], share: power / sum }));
+  return powers.map((power, index) => ({
+    name: card.classes?.[index] ?? `${index}`,
+    share: power / sum,
+  }));
 }
 
 function draw(classes) {

@@ -45,7 +45,7 @@ export function wordPieces(text, vocabulary, lowercase = true) {
 
 /** [CLS] ids [SEP], cut and padded to the card's length: one array for each input. */
 export function pack(ids, card) {
-  const length = card.sequence_length;
+  const length = card.inputs.token_ids.shape[1]; // the longest of several
   const row = [card.start_id, ...ids.slice(0, length - 2), card.end_id];
   const filled = (values, rest) => Int32Array.from({ length }, (_, i) => values[i] ?? rest);
   return {

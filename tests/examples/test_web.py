@@ -56,7 +56,6 @@ def card():
 
 
 def test_its_ids_are_the_tokenizers(card):
-    node = shutil.which("node") or pytest.skip("needs node")
     from keras_tformer.data import embedded_corpus
     from keras_tformer.text import pack
 
@@ -65,17 +64,7 @@ def test_its_ids_are_the_tokenizers(card):
     assert len(texts) > 150
     texts += TEXTS
     file = CARD.parent / card["vocabulary"]
-    vocabulary = file.read_text(encoding="utf-8")
-    done = subprocess.run(
-        [node, "--input-type=module", "-e", ENCODE % (WEB / "word_pieces.js").as_uri()],
-        input=json.dumps({"texts": texts, "vocabulary": vocabulary, "card": card}),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    answer = encode_in_node(texts, file.read_text(encoding="utf-8"), card)
     tokenizer = WordPieceTokenizer(file)
     expected = tokenizer.encode(texts)
     for text, ours, theirs in zip(texts, expected, answer["rows"], strict=True):
@@ -89,6 +78,31 @@ def test_its_ids_are_the_tokenizers(card):
     )
     for name, ids in rows.items():
         assert [row[name] for row in answer["packed"]] == ids.tolist(), name
+
+
+@pytest.mark.parametrize("sequence_length", [13, [13, 7]])
+def test_its_rows_have_the_longest_length(card, sequence_length):
+    """Of a file for several lengths; older cards list them all."""
+    spec = {"shape": [1, 13], "dtype": "int32"}
+    card = card | {"sequence_length": sequence_length, "inputs": {"token_ids": spec}}
+    texts = {"a": [2, 5, 3, *[0] * 10], "a " * 30: [2, *[5] * 11, 3]}
+    rows = encode_in_node([*texts], "\n" * 5 + "a\n", card)["packed"]
+    assert [row["token_ids"] for row in rows] == [*texts.values()]
+
+
+def encode_in_node(texts, vocabulary, card):
+    """The ids of texts, plain and packed, by `word_pieces.js`."""
+    node = shutil.which("node") or pytest.skip("needs node")
+    done = subprocess.run(
+        [node, "--input-type=module", "-e", ENCODE % (WEB / "word_pieces.js").as_uri()],
+        input=json.dumps({"texts": texts, "vocabulary": vocabulary, "card": card}),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +149,23 @@ def test_a_loop_of_shared_calls_in_chromium(driver, quantization, tmp_path):
         class_names=["first", "second", "third"],
     )
     assert result["operators"]["WHILE"]
+    assert_page_answers(driver, pathlib.Path(result["card"]))
+
+
+@pytest.mark.slow
+def test_two_lengths_without_segments_and_names_in_chromium(driver, tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="the file is proved on it")
+    keras.utils.set_random_seed(3)
+    tokenizer = WordPieceTokenizer(CARD.parent / "vocab.txt")
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    hidden = keras.layers.Embedding(tokenizer.vocabulary_size, 7)(ids)
+    hidden = 30 * keras.layers.GlobalAveragePooling1D()(hidden)
+    result = to_tflite(
+        keras.Model({"token_ids": ids}, keras.layers.Dense(3)(hidden)),
+        tmp_path / "model.tflite",
+        sequence_length=(31, 7),
+        tokenizer=tokenizer,
+    )
     assert_page_answers(driver, pathlib.Path(result["card"]))
 
 
