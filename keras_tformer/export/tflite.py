@@ -185,6 +185,7 @@ def to_tflite(
     check_precision(model)
     batch_size = as_whole_number("batch_size", batch_size)
     file = file_target(file)
+    check_vocabulary(model, tokenizer)
     companion_paths(file, tokenizer, class_names)  # refuses what could not be written
     lengths = as_lengths(sequence_length)
     check_sixteen_bits(model, quantization, lengths, tokenizer_inside)
@@ -201,7 +202,6 @@ def to_tflite(
         shapes = {STEP: decoding_shapes(functions)}
     main = next(iter(shapes))
     check_class_names(functions[main], class_names)
-    check_vocabulary(model, tokenizer)
     is_aware = is_fake_quantized(functions[main])
     check_mode(quantization, is_aware, representative_data, integer_only)
     examples = _examples(representative_data, shapes, model)
