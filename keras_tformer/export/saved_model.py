@@ -200,7 +200,7 @@ def check_vocabulary(model, tokenizer):
     ]
     if tokenizer is None:
         return
-    if not hasattr(tokenizer, "vocabulary_size"):
+    if not (hasattr(tokenizer, "vocabulary_size") and hasattr(tokenizer, "save")):
         raise ValueError(
             f"Received tokenizer={tokenizer!r}. Expected a tokenizer of "
             "keras_tformer.text, such as WordPieceTokenizer.load(file)."

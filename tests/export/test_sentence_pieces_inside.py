@@ -115,6 +115,9 @@ def test_refused(albert, tokenizer, tmp_path):
     class Letters:
         vocabulary_size = 7
 
+        def save(self, file):
+            pathlib.Path(file).write_text("abcdefg")
+
     with pytest.raises(ValueError, match="Letters: only a WordPieceTokenizer or a Se"):
         export.to_tflite(albert, file, tokenizer=Letters(), **settings)
     tokenizer.save(tmp_path / "spiece.model")
