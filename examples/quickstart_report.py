@@ -209,6 +209,8 @@ def draw(folder, rows, stages):
             left.plot(kilobytes, accuracy, marker, label=measured["stage"], ms=9)
     left.axhline(100 * rows[0]["accuracy"], color="grey", ls=":", label="majority")
     left.set(xscale="log", xlabel="gzip size, kB", ylabel="test accuracy, %")
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    left.xaxis.set_minor_formatter("{x:,.0f}")
     histories = {
         stage: json.loads(file.read_text())
         for stage in stages
@@ -223,6 +225,8 @@ def draw(folder, rows, stages):
         values = 100 * np.array(history["val_accuracy"])
         right.plot(range(1, len(values) + 1), values, "o-", label=stage)
     right.set(xlabel="part of the stage", ylabel="dev accuracy, %")
+    for axes in (middle, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (left, middle, right):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
