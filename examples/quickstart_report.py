@@ -209,6 +209,7 @@ def draw(folder, rows, stages):
             left.plot(kilobytes, accuracy, marker, label=measured["stage"], ms=9)
     left.axhline(100 * rows[0]["accuracy"], color="grey", ls=":", label="majority")
     left.set(xscale="log", xlabel="gzip size, kB", ylabel="test accuracy, %")
+    left.xaxis.get_minor_locator().set_params(subs=(2, 5))
     left.xaxis.set_major_formatter("{x:,.0f}")
     left.xaxis.set_minor_formatter("{x:,.0f}")
     histories = {
