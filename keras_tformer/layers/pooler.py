@@ -58,7 +58,7 @@ class Pooler(keras.layers.Layer):
 
     def call(self, inputs):
         # Not `[:, 0, :]`: LiteRT's delegate takes slices, but none that drop an axis.
-        first = ops.squeeze(inputs[:, :1, :], axis=1)  # (B, D)
+        first = ops.reshape(inputs[:, :1, :], (-1, inputs.shape[-1]))  # (B, D)
         return self.activation(self.dense(first))
 
     def compute_output_spec(self, inputs):

@@ -43,7 +43,7 @@ class TextPooling(keras.layers.Layer):
 
     def call(self, inputs, padding_mask):
         if self.pooling == "first":
-            return ops.squeeze(inputs[:, :1, :], axis=1)  # (B, D)
+            return ops.reshape(inputs[:, :1, :], (-1, inputs.shape[-1]))  # (B, D)
         if self.pooling == "mean":
             # In float32: a sum over a long text exceeds float16 and blurs bfloat16.
             keep = ops.expand_dims(ops.cast(padding_mask, "float32"), -1)  # (B, T, 1)

@@ -249,7 +249,7 @@ def test_translate_refused(translator, tmp_path):
             max_length=T,
             num_beams=0,
         )
-    with pytest.raises(ValueError, match="62 tokens"):
+    with pytest.raises(ValueError, match="62 pieces"):
         export.to_saved_model(
             translator,
             tmp_path / "model",

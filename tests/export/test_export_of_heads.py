@@ -126,7 +126,8 @@ def test_sentence_pieces_in_the_graph(tmp_path):
         minloglevel=2,
     )
     tokenizer = SentencePieceTokenizer(tmp_path / "pieces.model")
-    encoder = models.albert_encoder(embedding_dim=19, **SIZES)
+    sizes = {**SIZES, "vocabulary_size": tokenizer.vocabulary_size}
+    encoder = models.albert_encoder(embedding_dim=19, **sizes)
     model = models.sequence_classifier(encoder, num_classes=3)
     folder = tmp_path / "model"
     export.to_saved_model(model, folder, tokenizer=tokenizer)

@@ -183,3 +183,27 @@ def test_twelve_shared_layers_are_a_file_of_one(tmp_path):
         model.save(tmp_path / "model.keras")
         bytes_of[num_layers] = (tmp_path / "model.keras").stat().st_size
     assert bytes_of[1] < bytes_of[12] < 1.1 * bytes_of[1]
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="others know every length"
+)
+@pytest.mark.parametrize("head", ["encoder", "classifier", "embedder"])
+def test_takes_lengths_that_the_graph_does_not_know(head):
+    import tensorflow as tf
+
+    encoder = bert()
+    model = {
+        "encoder": lambda: encoder,
+        "classifier": lambda: models.sequence_classifier(encoder, num_classes=3),
+        "embedder": lambda: models.text_embedder(encoder, pooling="first"),
+    }[head]()
+    unknown = tf.TensorSpec((None, None), "int32")
+    function = tf.function(
+        lambda inputs: model(inputs), [dict.fromkeys(model.input, unknown)]
+    )
+    inputs = {name: tf.constant(x, "int32") for name, x in batch(encoder).items()}
+    for ours, expected in zip(
+        tf.nest.flatten(function(inputs)), tf.nest.flatten(model(inputs)), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
