@@ -14,6 +14,7 @@ from keras_tformer.export.decoding import (
 from keras_tformer.export.files import file_target, gzip_size, replaced_files, sha256
 from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.prediction import open_artefact
+from keras_tformer.export.repeated_calls import loops_are_cheap
 from keras_tformer.export.reporting import count_partitions
 from keras_tformer.export.saved_model import check_class_names, check_vocabulary
 from keras_tformer.export.text_signature import (
@@ -62,6 +63,7 @@ ADVICE = {
     ),
     "int16x8": "Give more representative_data, or use 'dynamic_range'.",
 }
+FLOAT_MODES = (None, "float16", "dynamic_range")
 CALIBRATION_EXAMPLES = 200
 VERIFICATION_EXAMPLES = 64
 DECODING_EXAMPLES = 32  # each is as many calls as it has tokens
@@ -144,7 +146,9 @@ def to_tflite(
         loop_shared_layers: whether layers that are called three times or more in a row
             on their own output, as ALBERT's block is, become one WHILE operator: fewer
             operators, and a runtime that unpacks their weights once, not once a call.
-            None: in float32, float16 and dynamic-range files. In int8 the calls of
+            None: in float32, float16 and dynamic-range files; of classifiers from
+            nine calls on, because a loop makes all positions in their last call, of
+            which they read one. In int8 the calls of
             a loop share their ranges, and a quantization-aware model has other ranges
             at every call, so has no loop. Give False for delegates that take no loops
             (those of GPUs and NPUs).
@@ -191,7 +195,7 @@ def to_tflite(
     check_sixteen_bits(model, quantization, lengths, tokenizer_inside)
     in_loops = loop_shared_layers
     if in_loops is None:
-        in_loops = quantization in (None, "float16", "dynamic_range")
+        in_loops = quantization in FLOAT_MODES and loops_are_cheap(model)
     check_loops(model, loop_shared_layers, quantization, max_length)
     if max_length is None:
         merge = quantization == "int16x8"

@@ -104,7 +104,7 @@ def wide():
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", [None, "float16", "dynamic_range", "int8"])
 def test_a_loop_answers_as_calls_one_by_one(wide, examples, tmp_path, quantization):
-    # Without the argument float files have a loop; int8 files must be asked for one.
+    # Without the argument neither these few calls nor int8 files have a loop.
     unrolled, loop = (
         export.to_tflite(
             wide,
@@ -114,7 +114,7 @@ def test_a_loop_answers_as_calls_one_by_one(wide, examples, tmp_path, quantizati
             representative_data=examples,
             loop_shared_layers=argument,
         )
-        for argument in ((None, True) if quantization == "int8" else (False, None))
+        for argument in (None, True)
     )
     assert "WHILE" not in unrolled["operators"]
     assert sum(loop["operators"]["WHILE"].values()) == 1
@@ -139,6 +139,15 @@ def test_a_loop_answers_as_calls_one_by_one(wide, examples, tmp_path, quantizati
         ]
         difference = np.abs(np.concatenate(rows) - expected).mean()
         assert difference < limit * expected.std()
+
+
+@pytest.mark.parametrize(("num_layers", "loops"), [(8, 0), (9, 1)])
+@pytest.mark.parametrize("head", ["sequence_classifier", "token_classifier"])
+def test_short_loops_are_for_heads_that_read_all(head, num_layers, loops, tmp_path):
+    model = getattr(models, head)(albert(num_layers=num_layers), num_classes=3)
+    report = export.to_tflite(model, tmp_path / "model.tflite", LENGTH, verify=False)
+    loops = 1 if head == "token_classifier" else loops
+    assert sum(report["operators"].get("WHILE", {}).values()) == loops
 
 
 @pytest.mark.slow
