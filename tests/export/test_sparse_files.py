@@ -6,6 +6,7 @@ import pytest
 from conftest import LENGTH, SIZES
 
 from keras_tformer import export
+from keras_tformer.compress import calibrate, quantize_model
 from keras_tformer.models import bert_encoder, sequence_classifier
 
 pytest.importorskip("ai_edge_litert", reason="the files are proved on ai_edge_litert")
@@ -46,6 +47,25 @@ def test_sparse_file_is_smaller_and_right(examples, tmp_path, quantization):
         for sparse in (False, True)
     ]
     assert sizes[1] < (0.7 if quantization is None else 0.9) * sizes[0]
+
+
+@pytest.mark.slow
+def test_sparse_file_of_a_quantization_aware_model(examples, tmp_path):
+    sizes = SIZES | {"hidden_dim": 48, "intermediate_dim": 80}
+    encoder = bert_encoder(num_layers=1, **sizes)
+    model = pruned(sequence_classifier(encoder, num_classes=3), 0.9, (16, 1))
+    aware = calibrate(quantize_model(model, sequence_length=LENGTH), [examples])
+    sizes = [
+        export.to_tflite(
+            aware,
+            tmp_path / f"{sparse}.tflite",
+            sequence_length=LENGTH,
+            quantization="int8",
+            sparse=sparse,
+        )["size_bytes"]
+        for sparse in (False, True)
+    ]
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 @pytest.mark.parametrize("block", [(1, 1), (4, 1)])
