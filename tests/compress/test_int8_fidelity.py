@@ -137,9 +137,12 @@ def test_99_of_100_real_examples_get_the_same_answer(trained, kind, tmp_path):
         assert np.mean(ours.argmax(1) == labels) > 0.68  # or nothing is proved
         differs = ours.argmax(1) != theirs.argmax(1)
         assert len(differs) in (436, HELD_OUT) and np.mean(differs) < 0.01
-        # Those that differ are near ties: a few steps of the int8 logits apart.
+        # Those that differ are near ties: a few steps of the int8 logits apart. Of one
+        # text in 2,000 the delegate's logits were 8 steps off; without it none was 4.
         step = np.diff(np.unique(np.round(theirs, 5))).min()
         margins = np.abs(ours[:, 0] - ours[:, 1]) / step
-        assert np.all(margins[differs] < 5), margins[differs]
+        assert np.sum(margins[differs] >= 5) <= len(differs) / 1000, margins[differs]
+        (plain,) = kt.export.predict(file, data, use_default_delegate=False).values()
+        assert np.abs(ours - plain).max() < 5 * step
         # The mean of a normalization in int8 had put 58 of 100 logits off by a step.
         assert np.abs(ours - theirs).mean() < 0.5 * step
