@@ -70,6 +70,20 @@ def loops_are_cheap(model):
     ) and all(loops_are_cheap(node.operation) for node in _nodes(model))
 
 
+def called_beside_loops(model):
+    """Names of the layers that are called in a run of calls, and elsewhere, too."""
+    if not is_functional(model):
+        return []
+    operations = [node.operation for node in _nodes(model)]
+    names = []
+    for calls, length in repeated_calls(model):
+        for node in calls[:length]:
+            in_run = sum(node.operation is call.operation for call in calls)
+            if sum(node.operation is x for x in operations) > in_run:
+                names.append(node.operation.name)
+    return names + [name for x in operations for name in called_beside_loops(x)]
+
+
 def repeated_calls(model):
     """`[(calls in their order, how many of them are one round)]` of a graph's runs."""
     nodes = _nodes(model)

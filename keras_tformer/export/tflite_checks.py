@@ -2,7 +2,11 @@
 
 import operator
 
-from keras_tformer.export.repeated_calls import FEWEST_CALLS, has_repeated_calls
+from keras_tformer.export.repeated_calls import (
+    FEWEST_CALLS,
+    called_beside_loops,
+    has_repeated_calls,
+)
 from keras_tformer.export.tracing import leaf_layers, named_inputs
 
 MODES = (None, "float16", "dynamic_range", "int8", "int16x8")
@@ -145,6 +149,13 @@ def check_loops(model, loop_shared_layers, quantization, max_length):
             f"{FEWEST_CALLS} times or more in a row, each time on its own output and "
             "with the same other arguments (a quantization-aware model has other "
             "ranges at every call). Leave loop_shared_layers out."
+        )
+    beside = called_beside_loops(model)
+    if quantization == "int8" and beside:
+        raise ValueError(
+            "loop_shared_layers=True with quantization='int8' is refused: besides the "
+            f"calls in a row, {', '.join(sorted(set(beside)))} is called elsewhere, "
+            "on which TensorFlow's converter crashes. Leave loop_shared_layers out."
         )
 
 

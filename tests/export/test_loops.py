@@ -184,3 +184,18 @@ def test_a_loop_that_cannot_be(classifier, examples, tmp_path, arguments, messag
             **arguments,
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_loops_of_a_layer_that_is_called_elsewhere_are_refused(tmp_path):
+    x = keras.Input((34,), name="x")
+    shared = keras.layers.Dense(34, name="shared")
+    y = shared(shared(shared(shared(x))))
+    model = keras.Model({"x": x}, shared(keras.layers.Dense(34)(y)))
+    with pytest.raises(ValueError, match="shared is called elsewhere"):
+        export.to_tflite(
+            model,
+            tmp_path / "model.tflite",
+            quantization="int8",
+            representative_data={"x": np.ones((50, 34), "float32")},
+            loop_shared_layers=True,
+        )
