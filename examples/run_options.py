@@ -71,15 +71,26 @@ def as_written(options):
         for name, value in sorted(vars(options).items())
     }
     paths = {name: pathlib.Path(named[name]) for name in FILES if named.get(name)}
-    contents = {name: digest(path) for name, path in paths.items() if path.exists()}
+    contents = {
+        name: digest(path, options.output)
+        for name, path in paths.items()
+        if path.exists()
+    }
     return {**named, "contents": contents}
 
 
-def digest(path):
-    """Gives a file's BLAKE2b digest, or that of all files in a folder, as a str."""
-    files = [path]
+def digest(path, output):
+    """Gives a file's BLAKE2b digest, or that of a folder's files, as a str.
+
+    Files in `output` do not count: it may lie in the folder of the data.
+    """
+    files, output = [path], output.resolve()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and output not in file.resolve().parents
+        )
     whole = hashlib.blake2b(digest_size=16)
     for file in files:
         with open(file, "rb") as stream:
