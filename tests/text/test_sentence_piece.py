@@ -12,6 +12,17 @@ from keras_tformer.text import SentencePieceTokenizer, pack
 sentencepiece = pytest.importorskip("sentencepiece", reason="the engine on the host")
 
 
+SPECIAL_PIECES = {  # ALBERT's, for SentencePiece's trainer
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": -1,
+    "eos_id": -1,
+    "pad_piece": "<pad>",
+    "control_symbols": ["[CLS]", "[SEP]", "[MASK]"],
+    "minloglevel": 2,
+}
+
+
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory):
     """A model with ALBERT's special pieces, learned here."""
@@ -23,13 +34,7 @@ def small_model(tmp_path_factory):
         sentence_iterator=iter("\n".join(topics.values()).lower().split("\n")),
         model_prefix=str(prefix),
         vocab_size=499,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        pad_piece="<pad>",
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-        minloglevel=2,
+        **SPECIAL_PIECES,
     )
     return prefix.with_suffix(".model")
 
@@ -188,13 +193,7 @@ def test_a_model_without_rules(tmp_path):
         vocab_size=41,
         hard_vocab_limit=False,
         normalization_rule_name="identity",
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        pad_piece="<pad>",
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-        minloglevel=2,
+        **SPECIAL_PIECES,
     )
     tokenizer = SentencePieceTokenizer(tmp_path / "plain.model")
     texts = ["One na\u00efve``\u3000TWO", "two\x0bthree", ""]
