@@ -16,7 +16,7 @@ from keras_tformer.export.ranges import (
     measure_ranges,
     raise_masks,
 )
-from keras_tformer.export.tables import share_tables, store_summands
+from keras_tformer.export.tables import share_tables, store_summands, take_biases_out
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
 from keras_tformer.export.tracing import model_variables
 
@@ -78,18 +78,22 @@ def convert(
         if feed is not None and quantization in ("int8", "int16x8"):
             converter.representative_dataset = feed
             # A float graph to measure: then the choice of what becomes int8 is ours.
-            if quantization == "int8":
-                converter._experimental_calibrate_only = True
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.representative_dataset = lambda: itertools.islice(feed(), 1)
+            converter._experimental_calibrate_only = True
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: itertools.islice(feed(), 1)
         try:
             with warnings.catch_warnings():
                 # The converter calibrates with its own interpreter, not by our choice.
                 warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is dep")
                 content = converter.convert()
                 if converter._experimental_calibrate_only:
+                    if quantization == "int16x8":
+                        content = pack(take_biases_out(parse(content)))
                     measured = measure_ranges(content, feed, registerers)
-                    content = _quantize(measured, sparse, integer_only)
+                    if quantization == "int8":
+                        content = _quantize(measured, sparse, integer_only)
+                    else:
+                        content = _quantize_to_sixteen_bits(measured, feed)
         except Exception as error:
             advice = ""
             if quantization == "int16x8":
@@ -121,6 +125,18 @@ def _quantize(measured, sparse, integer_only):
     return mlir_sparsify(content) if sparse else content
 
 
+def _quantize_to_sixteen_bits(measured, feed):
+    """A parsed float file with its ranges as int16x8."""
+    import tensorflow as tf
+    from tensorflow.lite.python.optimize.calibrator import Calibrator
+
+    raise_masks(measured)
+    # TensorFlow's quantizer for 16 bits takes no ranges but those it measures itself.
+    return Calibrator(pack(measured)).calibrate_and_quantize(
+        feed, tf.float32, tf.float32, True, tf.int16, tf.int64
+    )  # allow_float: integer inputs and what has no kernel for 16 bits stay
+
+
 def _check_custom_operators(content, flex_operators):
     """Nothing but TF Text's operators: allowing them allows all that is unknown."""
     unknown = sorted(
@@ -136,20 +152,13 @@ def _check_custom_operators(content, flex_operators):
 
 
 def _set_mode(tf, converter, quantization, is_aware, sparse):
-    builtins = tf.lite.OpsSet.TFLITE_BUILTINS
-    converter.target_spec.supported_ops = [builtins]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     optimizations = [] if quantization is None else [tf.lite.Optimize.DEFAULT]
     if sparse:
         optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
     converter.optimizations = optimizations
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantization == "int16x8":
-        # Integer inputs and what has no 16 bit kernel stay as they are.
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-            builtins,
-        ]
     if is_aware and hasattr(converter, "_experimental_qdq_conversion_mode"):
         # Without it the converter fails on kernels with a range for each channel.
         converter._experimental_qdq_conversion_mode = "STATIC"

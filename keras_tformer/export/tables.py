@@ -102,14 +102,44 @@ def share_tables(model, quantization):
                     _look_up_in_int8(model, graph, lookup, "QUANTIZE")
     for graph, tied in pairs:
         for lookup, product in tied:
-            # A bias of integers has the scales of the product's own table.
-            if is_float(graph.tensors[product.inputs[0]]) or not _has_bias(product):
-                product.inputs = product.inputs.copy()  # a view of the file
-                product.inputs[1] = lookup.inputs[0]
+            product.inputs = product.inputs.copy()  # a view of the file
+            product.inputs[1] = lookup.inputs[0]
 
 
 def _has_bias(product):
     return len(product.inputs) > 2 and product.inputs[2] >= 0
+
+
+def take_biases_out(model):
+    """FULLY_CONNECTED by a tied table with a bias -> without one, then ADD.
+
+    A bias of integers has the scales of the product's own table: it would keep that
+    from being the table that is looked up.
+
+    Args:
+        model: a parsed float file, a `ModelT`; changed in place.
+    """
+    generated = schema()
+    for graph in model.subgraphs:
+        for _, product in tied_operators(model, graph):
+            if not _has_bias(product):
+                continue
+            *inputs, bias = map(int, product.inputs)
+            outputs = product.outputs
+            graph.tensors.append(copy.copy(graph.tensors[outputs[0]]))
+            graph.tensors[-1].name += b"/unbiased"
+            new = len(graph.tensors) - 1
+            product.inputs = np.array([*inputs, -1], "int32")
+            product.outputs = np.array([new], "int32")
+            added = generated.OperatorT(
+                opcodeIndex=_code_index(model, "ADD", 1),
+                inputs=np.array([new, bias], "int32"),
+                outputs=outputs,
+                builtinOptionsType=generated.BuiltinOptions.AddOptions,
+                builtinOptions=generated.AddOptionsT(),
+            )
+            graph.operators.insert(graph.operators.index(product) + 1, added)
+    return model
 
 
 def store_summands(model):
@@ -173,25 +203,35 @@ def _add_int8(model, graph, tensor, values):
     model.buffers.append(generated.BufferT(data=steps.view("uint8")))
     new = copy.copy(tensor)
     new.type, new.buffer = generated.TensorType.INT8, len(model.buffers) - 1
-    new.quantization = generated.QuantizationParametersT()
-    new.quantization.scale = np.array([scale])
-    new.quantization.zeroPoint = np.array([0])
+    new.quantization = _one_scale(scale)
     graph.tensors.append(new)
     return len(graph.tensors) - 1
 
 
 def _insert(model, graph, name, reader, source, target):
     """Insert (DE)QUANTIZE between two tensors before the operator that reads them."""
-    generated = schema()
-    builtin = getattr(generated.BuiltinOperator, name)
-    codes = [code.builtinCode for code in model.operatorCodes]
-    if builtin not in codes:
-        code = generated.OperatorCodeT(builtin, version=2, builtinCode=builtin)
-        model.operatorCodes.append(code)
-        codes.append(builtin)
-    operator = generated.OperatorT(
-        opcodeIndex=codes.index(builtin),
+    operator = schema().OperatorT(
+        opcodeIndex=_code_index(model, name, 2),
         inputs=np.array([source], "int32"),
         outputs=np.array([target], "int32"),
     )
     graph.operators.insert(graph.operators.index(reader), operator)
+
+
+def _code_index(model, name, version):
+    """Where a file lists an operator; it is added to the list where it is missing."""
+    generated = schema()
+    builtin = getattr(generated.BuiltinOperator, name)
+    codes = [code.builtinCode for code in model.operatorCodes]
+    if builtin not in codes:
+        code = generated.OperatorCodeT(builtin, version=version, builtinCode=builtin)
+        model.operatorCodes.append(code)
+        codes.append(builtin)
+    return codes.index(builtin)
+
+
+def _one_scale(scale):
+    quantization = schema().QuantizationParametersT()
+    quantization.scale = np.array([scale], "float32")
+    quantization.zeroPoint = np.array([0])
+    return quantization

@@ -198,8 +198,7 @@ def to_tflite(
         in_loops = quantization in FLOAT_MODES and loops_are_cheap(model)
     check_loops(model, loop_shared_layers, quantization, max_length)
     if max_length is None:
-        merge = quantization == "int16x8"
-        functions, shapes = _functions(model, lengths, batch_size, in_loops, merge)
+        functions, shapes = _functions(model, lengths, batch_size, in_loops)
     else:
         check_decoding(lengths, max_length, quantization, class_names, tokenizer_inside)
         functions = decoding_functions(model, batch_size, lengths[0], max_length)
@@ -263,7 +262,7 @@ def to_tflite(
     return result
 
 
-def _functions(model, lengths, batch_size, in_loops, merge_scales):
+def _functions(model, lengths, batch_size, in_loops):
     """`({signature: concrete function}, {signature: {input name: shape}})`."""
     functions, shapes = {}, {}
     for length in lengths:
@@ -273,7 +272,7 @@ def _functions(model, lengths, batch_size, in_loops, merge_scales):
         specs = input_specs(model, batch_size, length)
         shapes[name] = {key: tuple(spec.shape) for key, spec in specs.items()}
         check_fixed(shapes[name])
-        functions[name] = serving_function(model, specs, True, in_loops, merge_scales)
+        functions[name] = serving_function(model, specs, True, in_loops)
     return functions, shapes
 
 

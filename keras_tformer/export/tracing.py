@@ -147,14 +147,11 @@ def call_flat(model, inputs, in_loops=False):
     return named_outputs(model(inputs, training=False))
 
 
-def serving_function(
-    model, specs, for_converter=False, in_loops=False, merge_scales=False
-):
+def serving_function(model, specs, for_converter=False, in_loops=False):
     """A concrete function `(**inputs) -> {name: tensor}`; floats leave as float32.
 
-    `for_converter` traces it under `converter_operations` (`merge_scales` is for
-    these); all shapes must be fixed. `in_loops` makes loops of repeated calls, see
-    `call_in_loops`.
+    `for_converter` traces it under `converter_operations`; all shapes must be fixed.
+    `in_loops` makes loops of repeated calls, see `call_in_loops`.
     """
     import tensorflow as tf
 
@@ -165,13 +162,13 @@ def serving_function(
 
     operations = contextlib.nullcontext()
     if for_converter:
-        operations = converter_operations(_shared_variables(model), merge_scales)
+        operations = converter_operations(_shared_variables(model))
     with operations:
         return serve.get_concrete_function(**specs)
 
 
 @contextlib.contextmanager
-def converter_operations(shared=(), merge_scales=False):
+def converter_operations(shared=()):
     """Trace two of Keras' operations in the form that the converter keeps whole.
 
     `keras.ops.take` becomes a bare GATHER. Keras wraps negative indices around: LESS,
@@ -187,8 +184,6 @@ def converter_operations(shared=(), merge_scales=False):
 
     Args:
         shared: ids of the handles of variables, as `_variable_read` returns them.
-        merge_scales: whether it may do so for tables and three axes and more: the
-            converter to int16x8 fails on a table that is looked up and has a bias.
     """
     import tensorflow as tf
     from keras.src.backend.tensorflow import numpy as keras_numpy
@@ -211,7 +206,7 @@ def converter_operations(shared=(), merge_scales=False):
             # A rounded factor has no scale left to multiply into a table.
             is_rounded = x1.op.type.startswith("FakeQuant")
             undone = len(x1.shape) > 2 and variable in looked_up
-            if undone and not is_rounded and not merge_scales:
+            if undone and not is_rounded:
                 return keras_matmul(tf.maximum(x1, x1), x2)
             product = tf.matmul(tf.reshape(x1, (1, 1, *x1.shape)), x2)
             return tf.reshape(product, (*x1.shape[:-1], x2.shape[-1]))

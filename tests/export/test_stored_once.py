@@ -104,7 +104,12 @@ def test_a_tied_table_of_a_quantization_aware_model_is_int8(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "quantization, size, mean_error",
-    [(None, 4, 1e-5), ("dynamic_range", 1, 0.03), ("int8", 1, 0.05)],
+    [
+        (None, 4, 1e-5),
+        ("dynamic_range", 1, 0.03),
+        ("int8", 1, 0.05),
+        ("int16x8", 1, 0.03),
+    ],
 )
 def test_a_table_of_both_languages_and_the_logits_is_stored_once(
     tmp_path, quantization, size, mean_error
@@ -137,7 +142,7 @@ def test_tables_are_int8_where_activations_have_16_bits(examples, tmp_path, is_t
     sizes = SIZES | {"vocabulary_size": 997}
     data = {name: x for name, x in examples.items() if name != "segment_ids"}
     if is_tied:
-        model = causal_lm(num_layers=1, mask_value=-30.0, **sizes)
+        model = causal_lm(num_layers=1, **sizes)  # masks of -1e9
     else:
         encoder = bert_encoder(num_layers=1, num_segments=None, **sizes)
         model = sequence_classifier(encoder, num_classes=3)
