@@ -16,7 +16,12 @@ from keras_tformer.export.ranges import (
     measure_ranges,
     raise_masks,
 )
-from keras_tformer.export.tables import share_tables, store_summands, take_biases_out
+from keras_tformer.export.tables import (
+    share_tables,
+    store_kernels,
+    store_summands,
+    take_biases_out,
+)
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
 from keras_tformer.export.tracing import model_variables
 
@@ -108,6 +113,7 @@ def convert(
     share_tables(parsed, quantization)
     if quantization == "int8":
         store_summands(parsed)
+        store_kernels(parsed)
     take_out_unread(parsed)
     shorten_names(parsed)
     return pack(parsed)

@@ -1,8 +1,13 @@
 """What an int8 file computes in float, because int8 would cost more than it saves."""
 
-from keras_tformer.export.flatbuffer import named_operators
+from keras_tformer.export.flatbuffer import (
+    constant_values,
+    is_float,
+    named_operators,
+)
 from keras_tformer.export.tables import tied_lookups, tied_operators
 
+PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL", "GATHER")
 SQUARES = ("MUL", "SQUARE", "SQUARED_DIFFERENCE")
 
 
@@ -12,7 +17,9 @@ def float_operators(model, integer_only):
     Layer normalization squares its input, which 256 steps hold badly, and XNNPACK has
     no int8 RSQRT: the graph would be cut in two at each one. The sums that it reads
     would be rounded to int8 only to become float again. The logits of a vocabulary are
-    so many that some would tie in 256 steps.
+    so many that some would tie in 256 steps; the product that prepares them alone, as
+    in the head for masked words, has outputs of which few are far larger than all
+    others.
 
     Args:
         model: a parsed float file, a `ModelT`.
@@ -26,6 +33,8 @@ def float_operators(model, integer_only):
         kept = []
         for _, product in tied_operators(model, graph):
             kept += [product, *_reshapes_before(model, graph, product)]
+            if not integer_only:
+                kept += _prepared_by(model, graph, product)
         if not integer_only:
             kept += _normalizations(model, graph)
         for operator in kept:
@@ -46,6 +55,30 @@ def _reshapes_before(model, graph, operator):
         found.append(maker)
         name, maker = makers.get(int(maker.inputs[0]), ("", None))
     return found
+
+
+def _prepared_by(model, graph, product):
+    """The one product that makes what another reads, and what is between the two.
+
+    Nothing where several do, as all sums of residuals are made by, nor where training
+    has learned how to round its kernel.
+    """
+    makers = {
+        int(index): part
+        for part in named_operators(model, graph)
+        for index in part[1].outputs
+    }
+    found, products, unseen = [], [], [int(product.inputs[0])]
+    while unseen:
+        name, maker = makers.pop(unseen.pop(), ("", None))
+        if name in PRODUCTS:
+            products.append(maker)
+        if maker is not None:
+            found.append(maker)
+            unseen += [] if name in PRODUCTS else map(int, maker.inputs)
+    kernels = [graph.tensors[maker.inputs[1]] for maker in products]
+    is_head = len(kernels) == 1 and constant_values(model, kernels[0]) is not None
+    return found if is_head and is_float(kernels[0]) else []
 
 
 def _normalizations(model, graph):

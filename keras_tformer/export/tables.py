@@ -11,6 +11,7 @@ from keras_tformer.export.flatbuffer import (
     schema,
 )
 
+PRODUCT = "FULLY_CONNECTED"
 LARGE = 1024  # values; the converter leaves what is smaller in float, too
 
 
@@ -24,7 +25,7 @@ def tied_operators(model, graph):
     products = [
         operator
         for name, operator in named_operators(model, graph)
-        if name == "FULLY_CONNECTED"
+        if name == PRODUCT
     ]
     return [
         (lookup, product)
@@ -160,6 +161,27 @@ def store_summands(model):
                 _insert(model, graph, "DEQUANTIZE", operator, source, int(index))
 
 
+def store_kernels(model):
+    """Keep kernels of float products in int8: LiteRT rounds what they multiply, too.
+
+    Args:
+        model: a parsed file, a `ModelT`; changed in place.
+    """
+    generated = schema()
+    for graph in model.subgraphs:
+        for name, product in named_operators(model, graph):
+            kernel = graph.tensors[product.inputs[1]] if name == PRODUCT else None
+            values = None if kernel is None else constant_values(model, kernel)
+            if values is None or not is_float(kernel) or values.size < LARGE:
+                continue
+            scales = np.maximum(np.abs(values).max(1), 1e-12) / np.float32(127)
+            steps = np.round(values / scales[:, None]).astype("int8").ravel()
+            kernel.type, kernel.buffer = generated.TensorType.INT8, len(model.buffers)
+            model.buffers.append(generated.BufferT(data=steps.view("uint8")))
+            kernel.quantization = _scales(scales)
+            product.builtinOptions.asymmetricQuantizeInputs = True
+
+
 def _look_up_before_dequantizing(model, graph):
     """DEQUANTIZE of a whole table that two GATHERs read -> of the rows they find."""
     operators = named_operators(model, graph)
@@ -203,7 +225,7 @@ def _add_int8(model, graph, tensor, values):
     model.buffers.append(generated.BufferT(data=steps.view("uint8")))
     new = copy.copy(tensor)
     new.type, new.buffer = generated.TensorType.INT8, len(model.buffers) - 1
-    new.quantization = _one_scale(scale)
+    new.quantization = _scales([scale])
     graph.tensors.append(new)
     return len(graph.tensors) - 1
 
@@ -230,8 +252,9 @@ def _code_index(model, name, version):
     return codes.index(builtin)
 
 
-def _one_scale(scale):
+def _scales(scales):
+    """One scale for a whole tensor, or one for each of its rows."""
     quantization = schema().QuantizationParametersT()
-    quantization.scale = np.array([scale], "float32")
-    quantization.zeroPoint = np.array([0])
+    quantization.scale = np.array(scales, "float32")
+    quantization.zeroPoint = np.zeros(len(scales), "int64")
     return quantization
