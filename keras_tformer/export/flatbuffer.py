@@ -151,6 +151,12 @@ def named_operators(model, graph):
     return [(_operator_name(model, part, names), part) for part in graph.operators]
 
 
+def operators_by_output(model, graph):
+    """`{tensor: (name, operator that makes it)}` of one subgraph."""
+    named = named_operators(model, graph)
+    return {int(index): part for part in named for index in part[1].outputs}
+
+
 def is_float(tensor):
     """Whether a tensor of a parsed file is float32."""
     return tensor.type == schema().TensorType.FLOAT32

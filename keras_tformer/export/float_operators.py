@@ -4,10 +4,11 @@ from keras_tformer.export.flatbuffer import (
     constant_values,
     is_float,
     named_operators,
+    operators_by_output,
 )
 from keras_tformer.export.tables import tied_lookups, tied_operators
 
-PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL", "GATHER")
+ACTIVATIONS = ("GELU", "TANH")
 SQUARES = ("MUL", "SQUARE", "SQUARED_DIFFERENCE")
 
 
@@ -16,10 +17,11 @@ def float_operators(model, integer_only):
 
     Layer normalization squares its input, which 256 steps hold badly, and XNNPACK has
     no int8 RSQRT: the graph would be cut in two at each one. The sums that it reads
-    would be rounded to int8 only to become float again. The logits of a vocabulary are
-    so many that some would tie in 256 steps; the product that prepares them alone, as
-    in the head for masked words, has outputs of which few are far larger than all
-    others.
+    would be rounded to int8 only to become float again, and so would the products that
+    they read: of these a few channels are far larger than all others (Bondarenko et al.
+    2021, arXiv 2109.12948, section 3), which one range for all rounds badly. Such a
+    product keeps an int8 kernel, see `store_kernels`. The logits of a vocabulary are so
+    many that some would tie in 256 steps.
 
     Args:
         model: a parsed float file, a `ModelT`.
@@ -33,10 +35,10 @@ def float_operators(model, integer_only):
         kept = []
         for _, product in tied_operators(model, graph):
             kept += [product, *_reshapes_before(model, graph, product)]
-            if not integer_only:
-                kept += _prepared_by(model, graph, product)
         if not integer_only:
-            kept += _normalizations(model, graph)
+            normalizations = _normalizations(model, graph)
+            kept += normalizations
+            kept += _products_before(model, graph, normalizations)
         for operator in kept:
             names.add(graph.tensors[operator.outputs[0]].name.decode())
     return sorted(names)
@@ -44,56 +46,50 @@ def float_operators(model, integer_only):
 
 def _reshapes_before(model, graph, operator):
     """The RESHAPEs of what an operator reads, which would round it for nothing."""
-    makers = {
-        int(index): part
-        for part in named_operators(model, graph)
-        for index in part[1].outputs
-    }
-    found = []
-    name, maker = makers.get(int(operator.inputs[0]), ("", None))
-    while name == "RESHAPE":
-        found.append(maker)
-        name, maker = makers.get(int(maker.inputs[0]), ("", None))
-    return found
+    return _made_by(
+        operators_by_output(model, graph), operator.inputs[0], ("RESHAPE",)
+    )[1]
 
 
-def _prepared_by(model, graph, product):
-    """The one product that makes what another reads, and what is between the two.
+def _made_by(made, index, passed):
+    """`((name, operator), [operators])`: what made a tensor, before these names."""
+    found, part = [], made.get(int(index), ("", None))
+    while part[0] in passed:
+        found.append(part[1])
+        part = made.get(int(part[1].inputs[0]), ("", None))
+    return part, found
 
-    Nothing where several do, as all sums of residuals are made by, nor where training
-    has learned how to round its kernel.
+
+def _products_before(model, graph, operators):
+    """Products that operators read, and the activations on both sides of these.
+
+    None whose kernel training has learned to round.
     """
-    makers = {
-        int(index): part
-        for part in named_operators(model, graph)
-        for index in part[1].outputs
-    }
-    found, products, unseen = [], [], [int(product.inputs[0])]
-    while unseen:
-        name, maker = makers.pop(unseen.pop(), ("", None))
-        if name in PRODUCTS:
-            products.append(maker)
-        if maker is not None:
-            found.append(maker)
-            unseen += [] if name in PRODUCTS else map(int, maker.inputs)
-    kernels = [graph.tensors[maker.inputs[1]] for maker in products]
-    is_head = len(kernels) == 1 and constant_values(model, kernels[0]) is not None
-    return found if is_head and is_float(kernels[0]) else []
+    made, found = operators_by_output(model, graph), []
+    for operator in operators:
+        for index in operator.inputs:
+            (name, product), between = _made_by(made, index, ("RESHAPE", *ACTIVATIONS))
+            if name != "FULLY_CONNECTED":
+                continue
+            kernel = graph.tensors[product.inputs[1]]
+            if is_float(kernel) and constant_values(model, kernel) is not None:
+                found += [*between, product]
+                found += _made_by(made, product.inputs[0], ACTIVATIONS)[1]
+    return found
 
 
 def _normalizations(model, graph):
     """The operators of every layer normalization in a graph, and the sums they read."""
     operators = named_operators(model, graph)
-    makers = {int(i): part for part in operators for i in part[1].outputs}
-    readers = {}
+    made, readers = operators_by_output(model, graph), {}
     for part in operators:
         for index in part[1].inputs:
             readers.setdefault(int(index), []).append(part)
 
     def makers_of(operator, *names):
         """The operators of these names that make an input of another."""
-        made = [makers[int(i)] for i in operator.inputs if int(i) in makers]
-        return [part for name, part in made if name in names]
+        parts = [made[int(i)] for i in operator.inputs if int(i) in made]
+        return [part for name, part in parts if name in names]
 
     found = []
     for name, root in operators:

@@ -8,6 +8,7 @@ from keras_tformer.export.flatbuffer import (
     constant_values,
     is_float,
     named_operators,
+    operators_by_output,
     parse,
     schema,
 )
@@ -80,17 +81,11 @@ def make_symmetric(model):
         model: a parsed float file (`ModelT`) with measured ranges; changed in place.
     """
     for graph in model.subgraphs:
-        makers = _makers(model, graph)
+        makers = operators_by_output(model, graph)
         for name, operator in named_operators(model, graph):
             if name == "BATCH_MATMUL":
                 for index in _moved(makers, operator.inputs[1]):
                     _widen(graph.tensors[index])
-
-
-def _makers(model, graph):
-    """`{tensor: (name, operator that makes it)}`"""
-    named = named_operators(model, graph)
-    return {int(index): part for part in named for index in part[1].outputs}
 
 
 def _moved(makers, index):
@@ -120,7 +115,7 @@ def raise_masks(model):
         model: a parsed float file (`ModelT`) with measured ranges; changed in place.
     """
     for graph in model.subgraphs:
-        makers, lowest = _makers(model, graph), {}
+        makers, lowest = operators_by_output(model, graph), {}
         found = _masked_scores(model, graph, makers)
         for scores, mask, _ in found:
             least = np.min(scores.min - FAR_BELOW - scores.max)
@@ -176,7 +171,9 @@ def cut_masked_scores(model):
         model: a parsed float file (`ModelT`) with measured ranges; changed in place.
     """
     for graph in model.subgraphs:
-        for scores, _, sums in _masked_scores(model, graph, _makers(model, graph)):
+        for scores, _, sums in _masked_scores(
+            model, graph, operators_by_output(model, graph)
+        ):
             least = np.maximum(sums.min, scores.min - FAR_BELOW)
             if (sums.max - sums.min <= MOST_CUT * (sums.max - least)).all():
                 sums.min = least

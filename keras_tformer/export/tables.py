@@ -23,9 +23,7 @@ def tied_operators(model, graph):
         graph: one of its subgraphs.
     """
     products = [
-        operator
-        for name, operator in named_operators(model, graph)
-        if name == PRODUCT
+        operator for name, operator in named_operators(model, graph) if name == PRODUCT
     ]
     return [
         (lookup, product)
@@ -94,17 +92,16 @@ def share_tables(model, quantization):
     elif quantization == "dynamic_range":
         for graph in model.subgraphs:
             _look_up_before_dequantizing(model, graph)
-    pairs = [(graph, tied_operators(model, graph)) for graph in model.subgraphs]
+    pairs = [pair for graph in model.subgraphs for pair in tied_operators(model, graph)]
     if quantization == "int16x8":
         for graph in model.subgraphs:
             for lookup in _lookups(model, graph):
                 values = constant_values(model, _table(graph, lookup))
                 if values is not None and values.size >= LARGE:
                     _look_up_in_int8(model, graph, lookup, "QUANTIZE")
-    for graph, tied in pairs:
-        for lookup, product in tied:
-            product.inputs = product.inputs.copy()  # a view of the file
-            product.inputs[1] = lookup.inputs[0]
+    for lookup, product in pairs:
+        product.inputs = product.inputs.copy()  # a view of the file
+        product.inputs[1] = lookup.inputs[0]
 
 
 def _has_bias(product):
@@ -172,7 +169,7 @@ def store_kernels(model):
         for name, product in named_operators(model, graph):
             kernel = graph.tensors[product.inputs[1]] if name == PRODUCT else None
             values = None if kernel is None else constant_values(model, kernel)
-            if values is None or not is_float(kernel) or values.size < LARGE:
+            if values is None or not is_float(kernel):
                 continue
             scales = np.maximum(np.abs(values).max(1), 1e-12) / np.float32(127)
             steps = np.round(values / scales[:, None]).astype("int8").ravel()

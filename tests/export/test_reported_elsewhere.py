@@ -66,15 +66,19 @@ def test_int8_is_int8(classifier, examples, tmp_path, integer_only):
         representative_data=examples,
         integer_only=integer_only,
     )
-    assert report["int8_macs_share"] == 1.0
     operators = report["operators"]
-    names = ["FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "GELU"]
-    for name in names + ["ADD", "RSQRT"] * integer_only:
+    names = ["BATCH_MATMUL", "SOFTMAX"]
+    for name in names + ["FULLY_CONNECTED", "GELU", "ADD", "RSQRT"] * integer_only:
         assert set(operators[name]) == {"int8"}, name
+    # No product has float weights; two of eight add up what is normalized.
+    expected = {"int8": 8} if integer_only else {"int8": 6, "float32*int8": 2}
+    products = operators["FULLY_CONNECTED"]
+    assert {name: products[name] for name in products} == expected
+    assert set(report["macs_by_dtype"]) == set(expected)
     stored = report["weight_bytes"].get("float32", 0)
-    # No kernel, no table, not even a bias; scale and shift of three normalizations,
-    # and the positions, which are too few to be worth a scale.
-    assert stored <= 64 + (0 if integer_only else 4 * (3 * 2 + LENGTH) * 34)
+    # No kernel, no table; scale and shift of three normalizations and the biases
+    # before two, and the positions, which are too few to be worth a scale.
+    assert stored <= 64 + (0 if integer_only else 4 * (3 * 2 + 2 + LENGTH) * 34)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
@@ -139,7 +143,7 @@ def test_shared_weights_are_quantized_right(shared_classifier, tmp_path, quantiz
     calls = 1 if "WHILE" in report["operators"] else 12
     kinds = report["operators"]["FULLY_CONNECTED"]
     assert sum(n for kind, n in kinds.items() if "int8" in kind) >= calls * 6
-    assert report["int8_macs_share"] == 1.0 or quantization == "dynamic_range"
+    assert "float32" not in report["macs_by_dtype"] or quantization == "dynamic_range"
 
 
 def test_ranges_are_those_of_the_tensors(examples, tmp_path, monkeypatch):
