@@ -126,7 +126,7 @@ def _quantize(measured, sparse, integer_only):
     make_symmetric(measured)
     raise_masks(measured)
     cut_masked_scores(measured)
-    kept = float_operators(measured, integer_only)
+    kept = float_operators(measured, integer_only, sparse)
     content = mlir_quantize(pack(measured), denylisted_nodes=kept)
     return mlir_sparsify(content) if sparse else content
 

@@ -12,7 +12,7 @@ ACTIVATIONS = ("GELU", "TANH")
 SQUARES = ("MUL", "SQUARE", "SQUARED_DIFFERENCE")
 
 
-def float_operators(model, integer_only):
+def float_operators(model, integer_only, sparse):
     """Names of the tensors that leave the operators to keep in float.
 
     Layer normalization squares its input, which 256 steps hold badly, and XNNPACK has
@@ -26,6 +26,7 @@ def float_operators(model, integer_only):
     Args:
         model: a parsed float file, a `ModelT`.
         integer_only: leave out normalizations and sums.
+        sparse: leave out products: a sparse int8 kernel takes int8 inputs only.
     """
     names = {
         graph.tensors[lookup.outputs[0]].name.decode()
@@ -38,7 +39,8 @@ def float_operators(model, integer_only):
         if not integer_only:
             normalizations = _normalizations(model, graph)
             kept += normalizations
-            kept += _products_before(model, graph, normalizations)
+            if not sparse:
+                kept += _products_before(model, graph, normalizations)
         for operator in kept:
             names.add(graph.tensors[operator.outputs[0]].name.decode())
     return sorted(names)
