@@ -107,7 +107,8 @@ def to_tflite(
             `"dynamic_range"` (weights int8, activations float), `"int8"` (weights and
             activations int8: learned ranges of a quantization-aware model, or
             post-training from `representative_data`; layer normalization and the sums
-            before it stay float, see `integer_only`) or `"int16x8"` (activations
+            before it stay float, and what is multiplied for these sums is rounded row
+            by row by the runtime, see `integer_only`) or `"int16x8"` (activations
             int16, weights int8, post-training).
         representative_data: real examples (see `predict` for the forms) that measure
             the activations' ranges; the first 200 are used. A quantization-aware
@@ -140,9 +141,9 @@ def to_tflite(
             which writes a token a call with caches that go in and come out (see
             `decoding_functions`), instead of `serving_default`; `representative_data`
             are the model's inputs with their targets, as for training.
-        integer_only: compute layer normalization and sums in int8 as well, for
-            accelerators without float; less accurate, and slower where XNNPACK runs
-            the file. Needs `quantization="int8"` and `representative_data`.
+        integer_only: compute layer normalization and sums in int8 as well, and give
+            all products but a vocabulary's one range for all rows, for accelerators
+            without float; less accurate, and slower where XNNPACK runs the file. Needs `quantization="int8"` and `representative_data`.
         loop_shared_layers: whether layers that are called three times or more in a row
             on their own output, as ALBERT's block is, become one WHILE operator: fewer
             operators, and a runtime that unpacks their weights once, not once a call.
