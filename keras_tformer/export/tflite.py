@@ -143,7 +143,8 @@ def to_tflite(
             are the model's inputs with their targets, as for training.
         integer_only: compute layer normalization and sums in int8 as well, and give
             all products but a vocabulary's one range for all rows, for accelerators
-            without float; less accurate, and slower where XNNPACK runs the file. Needs `quantization="int8"` and `representative_data`.
+            without float; less accurate, and slower where XNNPACK runs the file. Needs
+            `quantization="int8"` and `representative_data`.
         loop_shared_layers: whether layers that are called three times or more in a row
             on their own output, as ALBERT's block is, become one WHILE operator: fewer
             operators, and a runtime that unpacks their weights once, not once a call.
