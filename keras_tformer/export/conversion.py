@@ -12,6 +12,7 @@ from keras_tformer.export.float_operators import float_operators
 from keras_tformer.export.packing import pack, shorten_names, take_out_unread
 from keras_tformer.export.ranges import (
     cut_masked_scores,
+    give_integers_ranges,
     make_symmetric,
     measure_ranges,
     raise_masks,
@@ -137,6 +138,7 @@ def _quantize_to_sixteen_bits(measured, feed):
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
     raise_masks(measured)
+    give_integers_ranges(measured)
     # TensorFlow's quantizer for 16 bits takes no ranges but those it measures itself.
     return Calibrator(pack(measured)).calibrate_and_quantize(
         feed, tf.float32, tf.float32, True, tf.int16, tf.int64

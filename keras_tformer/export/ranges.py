@@ -71,6 +71,23 @@ def _graphs_outside_of_loops(model):
     return [part for i, part in enumerate(model.subgraphs) if i not in inside]
 
 
+def give_integers_ranges(model):
+    """Give integers and truth values of a graph the range from 0 to 1.
+
+    TensorFlow's quantizer for 16 bits asks for one wherever arithmetic reads them,
+    measures none, and leaves them as they are.
+
+    Args:
+        model: a parsed float file, a `ModelT`; changed in place.
+    """
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if not is_float(tensor) and model.buffers[tensor.buffer].data is None:
+                tensor.quantization = schema().QuantizationParametersT()
+                tensor.quantization.min = np.array([0], "float32")
+                tensor.quantization.max = np.array([1], "float32")
+
+
 def make_symmetric(model):
     """Give keys and values, the second factors of products, a zero point of 0.
 

@@ -194,7 +194,7 @@ def to_tflite(
     check_vocabulary(model, tokenizer)
     companion_paths(file, tokenizer, class_names)  # refuses what could not be written
     lengths = as_lengths(sequence_length)
-    check_sixteen_bits(model, quantization, lengths, tokenizer_inside)
+    check_sixteen_bits(quantization, lengths, tokenizer_inside)
     in_loops = loop_shared_layers
     if in_loops is None:
         in_loops = quantization in FLOAT_MODES and loops_are_cheap(model)

@@ -7,7 +7,7 @@ from keras_tformer.export.repeated_calls import (
     called_beside_loops,
     has_repeated_calls,
 )
-from keras_tformer.export.tracing import leaf_layers, named_inputs
+from keras_tformer.export.tracing import leaf_layers
 
 MODES = (None, "float16", "dynamic_range", "int8", "int16x8")
 SPARSE_FROM = 0.3  # share of zeros from which the converter stores a kernel sparsely
@@ -113,7 +113,7 @@ def check_mode(quantization, is_aware, representative_data, integer_only):
             )
 
 
-def check_sixteen_bits(model, quantization, lengths, tokenizer_inside):
+def check_sixteen_bits(quantization, lengths, tokenizer_inside):
     """Refuse what the converter cannot make of int16x8, or what ends the process."""
     if quantization != "int16x8":
         return
@@ -123,13 +123,11 @@ def check_sixteen_bits(model, quantization, lengths, tokenizer_inside):
             "ends the whole process when it runs such a file. Write one file a length, "
             "or use quantization='int8'."
         )
-    counted = {"mask_positions", "document_ids"} & set(named_inputs(model))
-    if counted or tokenizer_inside:
-        what = f"the inputs {sorted(counted)}" if counted else "a tokenizer inside"
+    if tokenizer_inside:
         raise ValueError(
-            f"A model with {what} and quantization='int16x8' is refused: the converter "
-            "finds no range for sums of integers. Use quantization='int8' or "
-            "'dynamic_range', or export the model without them."
+            "tokenizer_inside=True with quantization='int16x8' is refused: LiteRT ends "
+            "the whole process when it runs a second signature of such a file. Use "
+            "quantization='int8', or leave the tokenizer beside the file."
         )
 
 
