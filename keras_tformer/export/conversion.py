@@ -18,6 +18,7 @@ from keras_tformer.export.ranges import (
     raise_masks,
 )
 from keras_tformer.export.tables import (
+    part_biases,
     share_tables,
     store_kernels,
     store_summands,
@@ -139,6 +140,7 @@ def _quantize_to_sixteen_bits(measured, feed):
 
     raise_masks(measured)
     give_integers_ranges(measured)
+    part_biases(measured)
     # TensorFlow's quantizer for 16 bits takes no ranges but those it measures itself.
     return Calibrator(pack(measured)).calibrate_and_quantize(
         feed, tf.float32, tf.float32, True, tf.int16, tf.int64

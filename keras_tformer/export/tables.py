@@ -140,6 +140,32 @@ def take_biases_out(model):
     return model
 
 
+def part_biases(model):
+    """Give each product a bias of its own, where a layer is called more than once.
+
+    Integers of a bias have the scale of what its product reads, another one at each
+    call; TensorFlow's quantizer for 16 bits gives a bias that of the first.
+
+    Args:
+        model: a parsed float file, a `ModelT`; changed in place.
+    """
+    for graph in model.subgraphs:
+        read = set()
+        for name, product in named_operators(model, graph):
+            if name != PRODUCT or not _has_bias(product):
+                continue
+            bias = int(product.inputs[2])
+            if bias in read:
+                tensor = copy.copy(graph.tensors[bias])
+                tensor.name += b"/%d" % len(graph.tensors)
+                model.buffers.append(copy.copy(model.buffers[tensor.buffer]))
+                tensor.buffer = len(model.buffers) - 1
+                graph.tensors.append(tensor)
+                product.inputs = product.inputs.copy()  # a view of the file
+                product.inputs[2] = len(graph.tensors) - 1
+            read.add(bias)
+
+
 def store_summands(model):
     """Keep tables that a float sum adds, such as that of positions, in int8.
 

@@ -18,7 +18,14 @@ def encoder(**more):
     return models.bert_encoder(num_layers=1, **sizes | more)
 
 
+def shared():
+    sizes = SIZES | {"initializer_range": 0.2}
+    encoder = models.albert_encoder(num_layers=3, embedding_dim=19, **sizes)
+    return models.token_classifier(encoder, num_classes=5)
+
+
 MODELS = {
+    "three calls of a block": shared,
     "masked words": lambda: models.masked_lm(encoder(), max_predictions=3),
     "packed documents": lambda: models.token_classifier(
         encoder(has_packed_documents=True), num_classes=5
@@ -33,6 +40,10 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_what_works(name, examples, tmp_path):
     model = MODELS[name]()
+    draw = np.random.default_rng(7)
+    for weight in model.weights:  # no bias at 0, no scale at 1: as after training
+        if len(weight.shape) == 1:
+            weight.assign(weight.numpy() + draw.normal(0, 0.3, weight.shape))
     places = np.sort(np.random.default_rng(5).integers(0, 6, (67, 3)), axis=1)
     examples = examples | {
         "mask_positions": places.astype("int32"),
@@ -62,7 +73,7 @@ def test_what_works(name, examples, tmp_path):
         answers = np.concatenate([row[key] for row in rows])
         if values.shape[:2] == kept.shape:
             answers, values = answers[kept], values[kept]
-        assert np.abs(answers - values).mean() < 0.05 * values.std(), key
+        assert np.abs(answers - values).mean() < 0.02 * values.std(), key
 
 
 @pytest.mark.parametrize(
