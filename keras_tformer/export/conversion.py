@@ -9,21 +9,19 @@ import numpy as np
 from keras_tformer.export.files import full_disk_explained
 from keras_tformer.export.flatbuffer import custom_operators, parse
 from keras_tformer.export.float_operators import float_operators
+from keras_tformer.export.kernels import rescale_what_sums_read, store_kernels
 from keras_tformer.export.packing import pack, shorten_names, take_out_unread
 from keras_tformer.export.ranges import (
     cut_masked_scores,
-    give_integers_ranges,
     make_symmetric,
     measure_ranges,
     raise_masks,
 )
-from keras_tformer.export.tables import (
-    part_biases,
-    share_tables,
-    store_kernels,
-    store_summands,
-    take_biases_out,
+from keras_tformer.export.sixteen_bits import (
+    prepared_for_sixteen_bits,
+    quantize_to_sixteen_bits,
 )
+from keras_tformer.export.tables import share_tables, store_summands
 from keras_tformer.export.text_signature import SIGNATURE, text_operators
 from keras_tformer.export.tracing import model_variables
 
@@ -95,12 +93,12 @@ def convert(
                 content = converter.convert()
                 if converter._experimental_calibrate_only:
                     if quantization == "int16x8":
-                        content = pack(take_biases_out(parse(content)))
+                        content = prepared_for_sixteen_bits(content)
                     measured = measure_ranges(content, feed, registerers)
                     if quantization == "int8":
                         content = _quantize(measured, sparse, integer_only)
                     else:
-                        content = _quantize_to_sixteen_bits(measured, feed)
+                        content = quantize_to_sixteen_bits(measured, feed)
         except Exception as error:
             advice = ""
             if quantization == "int16x8":
@@ -114,8 +112,10 @@ def convert(
     parsed = parse(content)
     share_tables(parsed, quantization)
     if quantization == "int8":
+        if not is_aware:  # what training left in float stays float
+            store_kernels(parsed)
         store_summands(parsed)
-        store_kernels(parsed)
+        rescale_what_sums_read(parsed)
     take_out_unread(parsed)
     shorten_names(parsed)
     return pack(parsed)
@@ -131,20 +131,6 @@ def _quantize(measured, sparse, integer_only):
     kept = float_operators(measured, integer_only, sparse)
     content = mlir_quantize(pack(measured), denylisted_nodes=kept)
     return mlir_sparsify(content) if sparse else content
-
-
-def _quantize_to_sixteen_bits(measured, feed):
-    """A parsed float file with its ranges as int16x8."""
-    import tensorflow as tf
-    from tensorflow.lite.python.optimize.calibrator import Calibrator
-
-    raise_masks(measured)
-    give_integers_ranges(measured)
-    part_biases(measured)
-    # TensorFlow's quantizer for 16 bits takes no ranges but those it measures itself.
-    return Calibrator(pack(measured)).calibrate_and_quantize(
-        feed, tf.float32, tf.float32, True, tf.int16, tf.int64
-    )  # allow_float: integer inputs and what has no kernel for 16 bits stay
 
 
 def _check_custom_operators(content, flex_operators):

@@ -62,7 +62,8 @@ def _constants(model, names):
                 continue
             seen.add(place)
             weights[names[tensor.type]] += len(data)
-            if names[tensor.type] in _WEIGHT_DTYPES and len(tensor.shape) == 2:
+            is_matrix = tensor.shape is not None and len(tensor.shape) == 2
+            if names[tensor.type] in _WEIGHT_DTYPES and is_matrix:
                 matrix = np.frombuffer(data, names[tensor.type])
                 zeros += int((matrix == _zero_of(tensor)).sum())
                 values += matrix.size

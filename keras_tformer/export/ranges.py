@@ -71,23 +71,6 @@ def _graphs_outside_of_loops(model):
     return [part for i, part in enumerate(model.subgraphs) if i not in inside]
 
 
-def give_integers_ranges(model):
-    """Give integers and truth values of a graph the range from 0 to 1.
-
-    TensorFlow's quantizer for 16 bits asks for one wherever arithmetic reads them,
-    measures none, and leaves them as they are.
-
-    Args:
-        model: a parsed float file, a `ModelT`; changed in place.
-    """
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            if not is_float(tensor) and model.buffers[tensor.buffer].data is None:
-                tensor.quantization = schema().QuantizationParametersT()
-                tensor.quantization.min = np.array([0], "float32")
-                tensor.quantization.max = np.array([1], "float32")
-
-
 def make_symmetric(model):
     """Give keys and values, the second factors of products, a zero point of 0.
 
@@ -202,16 +185,29 @@ def _masked_scores(model, graph, makers):
     for name, operator in named_operators(model, graph):
         if name != "SOFTMAX":
             continue
-        kind, added = makers.get(int(operator.inputs[0]), ("", None))
-        if kind != "ADD":
+        kind, masked = makers.get(int(operator.inputs[0]), ("", None))
+        if kind not in ("ADD", "SELECT_V2"):  # Keras' own attention selects
             continue
-        sums = graph.tensors[added.outputs[0]].quantization
-        for index, other in zip(added.inputs, added.inputs[::-1], strict=True):
+        sums = graph.tensors[masked.outputs[0]].quantization
+        pair = masked.inputs[-2:]
+        for index, other in zip(pair, pair[::-1], strict=True):
             scores = graph.tensors[index].quantization
-            is_product = makers.get(int(index), ("",))[0] == "BATCH_MATMUL"
+            is_product = _is_product(model, graph, makers, index)
             if is_product and _is_measured(scores) and _is_measured(sums):
                 found.append((scores, int(other), sums))
     return found
+
+
+def _is_product(model, graph, makers, index):
+    """Whether numbers are a BATCH_MATMUL's, moved or times one number or not."""
+    index = _moved(makers, index)[-1]
+    name, operator = makers.get(index, ("", None))
+    if name == "MUL":
+        sizes = [constant_values(model, graph.tensors[i]) for i in operator.inputs]
+        sizes = [None if values is None else values.size for values in sizes]
+        if sizes[1] == 1:
+            return _is_product(model, graph, makers, operator.inputs[0])
+    return name == "BATCH_MATMUL"
 
 
 def _is_measured(ranges):

@@ -10,8 +10,8 @@ from keras_tformer.export.flatbuffer import (
     named_operators,
     schema,
 )
+from keras_tformer.export.graph_edits import add_int8, operator_code, read_instead
 
-PRODUCT = "FULLY_CONNECTED"
 LARGE = 1024  # values; the converter leaves what is smaller in float, too
 
 
@@ -23,7 +23,9 @@ def tied_operators(model, graph):
         graph: one of its subgraphs.
     """
     products = [
-        operator for name, operator in named_operators(model, graph) if name == PRODUCT
+        operator
+        for name, operator in named_operators(model, graph)
+        if name == "FULLY_CONNECTED"
     ]
     return [
         (lookup, product)
@@ -92,78 +94,25 @@ def share_tables(model, quantization):
     elif quantization == "dynamic_range":
         for graph in model.subgraphs:
             _look_up_before_dequantizing(model, graph)
-    pairs = [pair for graph in model.subgraphs for pair in tied_operators(model, graph)]
+    pairs = [
+        (graph, *pair)
+        for graph in model.subgraphs
+        for pair in tied_operators(model, graph)
+    ]
     if quantization == "int16x8":
         for graph in model.subgraphs:
             for lookup in _lookups(model, graph):
                 values = constant_values(model, _table(graph, lookup))
                 if values is not None and values.size >= LARGE:
                     _look_up_in_int8(model, graph, lookup, "QUANTIZE")
-    for lookup, product in pairs:
-        product.inputs = product.inputs.copy()  # a view of the file
-        product.inputs[1] = lookup.inputs[0]
+    for graph, lookup, product in pairs:
+        # A bias of integers has the scales of the product's own table.
+        if is_float(graph.tensors[product.inputs[0]]) or not has_bias(product):
+            read_instead(product, 1, lookup.inputs[0])
 
 
-def _has_bias(product):
+def has_bias(product):
     return len(product.inputs) > 2 and product.inputs[2] >= 0
-
-
-def take_biases_out(model):
-    """FULLY_CONNECTED by a tied table with a bias -> without one, then ADD.
-
-    A bias of integers has the scales of the product's own table: it would keep that
-    from being the table that is looked up.
-
-    Args:
-        model: a parsed float file, a `ModelT`; changed in place.
-    """
-    generated = schema()
-    for graph in model.subgraphs:
-        for _, product in tied_operators(model, graph):
-            if not _has_bias(product):
-                continue
-            *inputs, bias = map(int, product.inputs)
-            outputs = product.outputs
-            graph.tensors.append(copy.copy(graph.tensors[outputs[0]]))
-            graph.tensors[-1].name += b"/unbiased"
-            new = len(graph.tensors) - 1
-            product.inputs = np.array([*inputs, -1], "int32")
-            product.outputs = np.array([new], "int32")
-            added = generated.OperatorT(
-                opcodeIndex=_code_index(model, "ADD", 1),
-                inputs=np.array([new, bias], "int32"),
-                outputs=outputs,
-                builtinOptionsType=generated.BuiltinOptions.AddOptions,
-                builtinOptions=generated.AddOptionsT(),
-            )
-            graph.operators.insert(graph.operators.index(product) + 1, added)
-    return model
-
-
-def part_biases(model):
-    """Give each product a bias of its own, where a layer is called more than once.
-
-    Integers of a bias have the scale of what its product reads, another one at each
-    call; TensorFlow's quantizer for 16 bits gives a bias that of the first.
-
-    Args:
-        model: a parsed float file, a `ModelT`; changed in place.
-    """
-    for graph in model.subgraphs:
-        read = set()
-        for name, product in named_operators(model, graph):
-            if name != PRODUCT or not _has_bias(product):
-                continue
-            bias = int(product.inputs[2])
-            if bias in read:
-                tensor = copy.copy(graph.tensors[bias])
-                tensor.name += b"/%d" % len(graph.tensors)
-                model.buffers.append(copy.copy(model.buffers[tensor.buffer]))
-                tensor.buffer = len(model.buffers) - 1
-                graph.tensors.append(tensor)
-                product.inputs = product.inputs.copy()  # a view of the file
-                product.inputs[2] = len(graph.tensors) - 1
-            read.add(bias)
 
 
 def store_summands(model):
@@ -179,30 +128,10 @@ def store_summands(model):
                 values = constant_values(model, tensor)
                 if values is None or not is_float(tensor) or values.size < LARGE:
                     continue
-                source = _add_int8(model, graph, tensor, values)
+                source = add_int8(model, graph, tensor, values)
                 tensor.buffer = 0  # the empty one: an activation from here on
-                _insert(model, graph, "DEQUANTIZE", operator, source, int(index))
-
-
-def store_kernels(model):
-    """Keep kernels of float products in int8: LiteRT rounds what they multiply, too.
-
-    Args:
-        model: a parsed file, a `ModelT`; changed in place.
-    """
-    generated = schema()
-    for graph in model.subgraphs:
-        for name, product in named_operators(model, graph):
-            kernel = graph.tensors[product.inputs[1]] if name == PRODUCT else None
-            values = None if kernel is None else constant_values(model, kernel)
-            if values is None or not is_float(kernel):
-                continue
-            scales = np.maximum(np.abs(values).max(1), 1e-12) / np.float32(127)
-            steps = np.round(values / scales[:, None]).astype("int8").ravel()
-            kernel.type, kernel.buffer = generated.TensorType.INT8, len(model.buffers)
-            model.buffers.append(generated.BufferT(data=steps.view("uint8")))
-            kernel.quantization = _scales(scales)
-            product.builtinOptions.asymmetricQuantizeInputs = True
+                first = next(x for x in graph.operators if index in x.inputs)
+                _insert(model, graph, "DEQUANTIZE", first, source, int(index))
 
 
 def _look_up_before_dequantizing(model, graph):
@@ -228,7 +157,7 @@ def _look_up_in_int8(model, graph, lookup, after, source=None):
     """
     table, rows = (graph.tensors[i] for i in (lookup.inputs[0], lookup.outputs[0]))
     if source is None:
-        source = _add_int8(model, graph, table, constant_values(model, table))
+        source = add_int8(model, graph, table, constant_values(model, table))
     looked_up = copy.copy(rows)
     looked_up.type = schema().TensorType.INT8
     looked_up.quantization = graph.tensors[source].quantization
@@ -240,44 +169,11 @@ def _look_up_in_int8(model, graph, lookup, after, source=None):
     lookup.outputs = np.array([new], "int32")
 
 
-def _add_int8(model, graph, tensor, values):
-    """Add a constant as int8 with one scale; its index comes back."""
-    generated = schema()
-    scale = np.float32(max(np.abs(values).max(), 1e-12) / 127)
-    steps = np.round(values / scale).astype("int8").ravel()
-    model.buffers.append(generated.BufferT(data=steps.view("uint8")))
-    new = copy.copy(tensor)
-    new.type, new.buffer = generated.TensorType.INT8, len(model.buffers) - 1
-    new.quantization = _scales([scale])
-    graph.tensors.append(new)
-    return len(graph.tensors) - 1
-
-
 def _insert(model, graph, name, reader, source, target):
     """Insert (DE)QUANTIZE between two tensors before the operator that reads them."""
     operator = schema().OperatorT(
-        opcodeIndex=_code_index(model, name, 2),
+        opcodeIndex=operator_code(model, name, 2),
         inputs=np.array([source], "int32"),
         outputs=np.array([target], "int32"),
     )
     graph.operators.insert(graph.operators.index(reader), operator)
-
-
-def _code_index(model, name, version):
-    """Where a file lists an operator; it is added to the list where it is missing."""
-    generated = schema()
-    builtin = getattr(generated.BuiltinOperator, name)
-    codes = [code.builtinCode for code in model.operatorCodes]
-    if builtin not in codes:
-        code = generated.OperatorCodeT(builtin, version=version, builtinCode=builtin)
-        model.operatorCodes.append(code)
-        codes.append(builtin)
-    return codes.index(builtin)
-
-
-def _scales(scales):
-    """One scale for a whole tensor, or one for each of its rows."""
-    quantization = schema().QuantizationParametersT()
-    quantization.scale = np.array(scales, "float32")
-    quantization.zeroPoint = np.zeros(len(scales), "int64")
-    return quantization

@@ -2,6 +2,9 @@
 
 import operator
 
+import keras
+import numpy as np
+
 from keras_tformer.export.repeated_calls import (
     FEWEST_CALLS,
     called_beside_loops,
@@ -21,6 +24,9 @@ def check_request(model, quantization, sparse, verify):
             f"Received quantization={quantization!r}, expected one of "
             f"{', '.join(map(repr, MODES))}."
         )
+    _check_weights(model)
+    if quantization in ("int8", "int16x8"):
+        _check_recurrence(model, quantization)
     if not sparse:
         return
     if quantization not in (None, "int8"):
@@ -37,6 +43,26 @@ def check_request(model, quantization, sparse, verify):
         )
     if quantization == "int8":
         _check_blocks(model)
+
+
+def _check_weights(model):
+    for weight in model.weights:
+        if "float" in str(weight.dtype) and np.isnan(weight.numpy()).any():
+            raise ValueError(
+                f"The weight {weight.path!r} holds NaN: training diverged. Load the "
+                "last good state (training.StopOnNaN saves one)."
+            )
+
+
+def _check_recurrence(model, quantization):
+    for layer in leaf_layers(model):
+        if isinstance(layer, keras.layers.RNN) and not layer.unroll:
+            raise ValueError(
+                f"The recurrent layer {layer.name!r} with quantization="
+                f"{quantization!r} is refused: TensorFlow's calibrator ends the "
+                "process in its loop. Build it with unroll=True, or use "
+                "'dynamic_range'."
+            )
 
 
 def _check_blocks(model):
