@@ -16,7 +16,7 @@ from keras_tformer.compress.quantization_checks import (
 )
 from keras_tformer.compress.quantization_rules import quantizable_weights
 from keras_tformer.compress.quantized_graph import QuantizedGraph
-from keras_tformer.compress.weight_quantizer import WeightQuantizer
+from keras_tformer.compress.weight_quantizer import EMBEDDINGS, WeightQuantizer
 
 
 def quantize_model(
@@ -54,8 +54,8 @@ def quantize_model(
         weights: `"int8_per_channel"`, one scale for each output channel of a kernel;
             `"int8_per_tensor"`, one for the whole kernel (older microcontroller
             runtimes); with `int4` 4 bits, which are half of the bytes in a file, and so
-            from `int2` on. Embedding tables have one scale always (LiteRT looks rows
-            up with a single one).
+            from `int2` on. Embedding tables have one scale always, and 8 bits unless
+            `num_bits` names them (LiteRT looks rows up so, and not otherwise).
         activations: `"int8"`, or None for weights only (also True and False). None
             trains for dynamic-range inference, which stores int8 weights and computes
             in float; see `strip_quantization`.
@@ -123,7 +123,12 @@ def quantize_model(
             if choice is None
             else choose_layers(model, [choice], "num_bits")
         )
-        bits |= {paths[id(layer)][0]: number for layer in meant}
+        # LiteRT looks no rows up in fewer bits.
+        tables = EMBEDDINGS if choice is None else ()
+        bits |= {
+            paths[id(layer)][0]: 8 if type(layer).__name__ in tables else number
+            for layer in meant
+        }
     graph = flatten(model, sequence_length, keep=skipped)
     graph = _with_visible_attention(fold_batch_normalization(graph, skipped))
     with strategy_scope(model):

@@ -12,6 +12,9 @@ from keras_tformer.compress.weight_clustering import (
     clustering_variable,
 )
 
+# By name: layers/ is another room.
+EMBEDDINGS = ("TokenEmbedding", "Embedding", "ReversibleEmbedding")
+
 
 @keras.saving.register_keras_serializable(package="keras_tformer")
 class WeightQuantizer(keras.layers.Layer):
@@ -198,7 +201,7 @@ class WeightQuantizer(keras.layers.Layer):
     def _only_picks_rows(self, kwargs):
         kind = type(self.layer).__name__
         return (
-            kind in ("TokenEmbedding", "Embedding", "ReversibleEmbedding")
+            kind in EMBEDDINGS
             and self.compute_dtype == "float32"  # else rows are cast before
             and not kwargs.get("reverse")
         )

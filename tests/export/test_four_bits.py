@@ -13,6 +13,26 @@ litert = pytest.importorskip(
 )
 
 
+def test_a_table_keeps_eight_bits(tmp_path):
+    """LiteRT looks up no rows of four."""
+    ids = keras.Input((7,), dtype="int32", name="token_ids")
+    hidden = keras.layers.Flatten()(keras.layers.Embedding(53, 24)(ids))
+    model = keras.Model({"token_ids": ids}, keras.layers.Dense(23)(hidden))
+    aware = compress.quantize_model(model, weights="int4_per_channel")
+    rows = np.random.default_rng(3).integers(0, 53, (64, 7)).astype("int32")
+    compress.calibrate(aware, [{"token_ids": rows}])
+    report = export.to_tflite(
+        aware,
+        tmp_path / "model.tflite",
+        sequence_length=7,
+        quantization="int8",
+        representative_data={"token_ids": rows},
+    )
+    # 53 x 24 in 8 bits, 168 x 23 in 4.
+    assert report["weight_bytes"]["int8"] == 53 * 24
+    assert report["weight_bytes"]["int4"] == 168 * 23 // 2
+
+
 @pytest.mark.parametrize("width", [16, 17])
 def test_off_by_a_step_at_most_and_only_in_an_odd_width(width, tmp_path):
     inputs = keras.Input((width,), name="inputs")
