@@ -49,11 +49,18 @@ def leaf_layers(model):
 
 
 def named_inputs(model):
-    """The inputs of a functional model as `{name: KerasTensor}`."""
-    structure = model.input
+    """The inputs of a functional or Sequential model as `{name: KerasTensor}`."""
+    structure = _input_structure(model)
     if isinstance(structure, dict):
         return dict(structure)
     return {tensor.name: tensor for tensor in model.inputs}
+
+
+def _input_structure(model):
+    """One tensor, a list or a dict: a Sequential model has no `input` until called."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    return model.input
 
 
 def named_outputs(outputs):
@@ -138,10 +145,10 @@ def max_sequence_length(model):
 
 def call_flat(model, inputs, in_loops=False):
     """Call the model at inference on `{name: tensor}`; `{name: tensor}` comes back."""
-    if not isinstance(model.input, dict):
-        names = list(named_inputs(model))
-        inputs = [inputs[name] for name in names]
-        inputs = inputs if isinstance(model.input, (list, tuple)) else inputs[0]
+    structure = _input_structure(model)
+    if not isinstance(structure, dict):
+        inputs = [inputs[name] for name in named_inputs(model)]
+        inputs = inputs if isinstance(structure, (list, tuple)) else inputs[0]
     if in_loops and is_functional(model):
         return named_outputs(call_in_loops(model, inputs))
     return named_outputs(model(inputs, training=False))
