@@ -4,12 +4,11 @@ import contextlib
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 
-from keras_tformer.export.files import file_target, full_disk_explained
-from keras_tformer.export.saved_model import vocabulary_name
+from keras_tformer.export.files import file_target
 from keras_tformer.export.tflite_checks import as_lengths
+from keras_tformer.export.vocabulary_file import vocabulary_content, vocabulary_name
 
 
 def companion_paths(file, tokenizer, class_names):
@@ -80,16 +79,6 @@ def has_content(path, content):
         with open(path, "rb") as stream:
             return stream.read() == content
     return False
-
-
-def vocabulary_content(tokenizer):
-    """The bytes of the tokenizer's file."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = os.path.join(scratch, vocabulary_name(tokenizer))
-        with full_disk_explained(path):
-            tokenizer.save(path)
-        with open(path, "rb") as stream:
-            return stream.read()
 
 
 def attach(file, tokenizer, class_names):

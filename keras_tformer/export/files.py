@@ -5,38 +5,25 @@ import errno
 import gzip
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 
+from keras_tformer.export.renaming import put_in_place
 
-def make_parent(path):
-    """Make the folder that will hold `path`; returns `path` made absolute.
-
-    Raises:
-        ValueError: the folder cannot be made or nothing can be written in it.
-    """
-    path = os.path.abspath(os.fspath(path))
-    parent = os.path.dirname(path)
-    try:
-        os.makedirs(parent, exist_ok=True)
-        handle, probe = tempfile.mkstemp(prefix=".probe-", dir=parent)
-        os.close(handle)
-        os.remove(probe)
-    except OSError as error:
-        raise ValueError(
-            f"Cannot write to the folder {parent!r}: {error.strerror}. Expected a "
-            "folder that can be made and written. Choose another target."
-        ) from error
-    return path
+# What a SavedModel of this room holds; `variables` and `assets` hold what TensorFlow
+# puts there.
+_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
+_BESIDE = {"vocab.txt", "sentencepiece.model", "classes.json"}
 
 
 def file_target(path):
-    """Make the folder of a file to write; returns `path` made absolute.
+    """Refuse a file that could not be written; returns `path` made absolute.
 
     Raises:
         ValueError: nothing can be written in the folder, or `path` is a folder.
     """
-    path = make_parent(path)
+    path = _checked(path)
     if os.path.isdir(path):
         raise ValueError(
             f"Cannot write the file {path!r}: a folder is there. Choose another name, "
@@ -46,25 +33,75 @@ def file_target(path):
 
 
 def folder_target(path):
-    """Make the parent of a SavedModel to write; returns `path` made absolute.
+    """Refuse a SavedModel that could not be written; returns `path` made absolute.
 
     Raises:
         ValueError: nothing can be written in the parent, or `path` is neither new, an
-            empty folder nor an older SavedModel.
+            empty folder nor an older SavedModel without other files in it.
     """
-    path = make_parent(path)
-    if os.path.exists(path) and not (
-        os.path.isdir(path)
-        and (
-            not os.listdir(path) or os.path.exists(os.path.join(path, "saved_model.pb"))
-        )
-    ):
+    path = _checked(path)
+    try:
+        entries = set(os.listdir(path))
+    except FileNotFoundError:
+        return path
+    except OSError:
+        entries = None
+    if entries is None or (entries and "saved_model.pb" not in entries):
         raise ValueError(
             f"Cannot write a SavedModel to {path!r}: something else is there. "
             "Expected a new folder, an empty one or an older SavedModel. Choose "
             "another folder or remove what is there."
         )
+    others = entries - _SAVED_MODEL - {"assets.extra"}
+    others |= {
+        f"assets.extra/{name}"
+        for name in _entries(os.path.join(path, "assets.extra")) - _BESIDE
+    }
+    if others:
+        raise ValueError(
+            f"Cannot write a SavedModel to {path!r}: it would replace the folder, and "
+            f"{', '.join(map(repr, sorted(others)))} in it would be lost. Move them "
+            "away, or choose another folder."
+        )
     return path
+
+
+def _entries(folder):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return set(os.listdir(folder))
+    return set()
+
+
+def _checked(path):
+    """`path` made absolute, where something of its name could be written."""
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str) or not path:
+        raise ValueError(
+            f"Received the path {path!r}. Expected a string or a pathlib.Path."
+        )
+    path = os.path.abspath(path)
+    there, missing = os.path.dirname(path), [os.path.basename(path)]
+    while not os.path.lexists(there):
+        there, name = os.path.split(there)
+        missing.append(name)
+    try:
+        for name in missing:  # a name may be too long for the file system
+            _look_for(os.path.join(there, name))
+        handle, probe = tempfile.mkstemp(prefix=".probe-", dir=there)
+        os.close(handle)
+        os.remove(probe)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write to the folder {os.path.dirname(path)!r}: {error.strerror}. "
+            "Expected a folder that can be made and written. Choose another target."
+        ) from error
+    return path
+
+
+def _look_for(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)
 
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -99,112 +136,90 @@ def _tells(error, number):
 def replaced_files(path):
     """Yield a function from a target to a temporary path; all are renamed at the end.
 
-    The targets are `path` and files beside it. When the body or a renaming raises, the
-    temporary files are removed and what was there before is untouched.
+    The targets are `path` and files beside it; where one is a link, the file that it
+    leads to is replaced. When the body or a renaming raises, the temporary files are
+    removed and what was there before is untouched.
     """
     temporaries = {}
 
     def stage(target):
-        target = file_target(target)
-        handle, temporary = tempfile.mkstemp(
-            prefix=".",
-            suffix="-" + os.path.basename(target),
-            dir=os.path.dirname(target),
-        )
-        os.close(handle)
+        target, temporary = _beside(file_target(target))
+        open(temporary, "xb").close()
         temporaries[target] = temporary
         return temporary
 
-    try:
-        with full_disk_explained(path):
-            yield stage
-        for target, temporary in temporaries.items():
-            file_target(target)  # a folder may have come there meanwhile
-            os.chmod(temporary, 0o644)  # mkstemp gives 0600
-        _put_in_place(temporaries)
-    finally:
-        for temporary in temporaries.values():
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
+    with _parent_of(path):
+        try:
+            with full_disk_explained(path):
+                yield stage
+            put_in_place(temporaries, file_target)
+        finally:
+            for temporary in temporaries.values():
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(temporary)
 
 
 @contextlib.contextmanager
 def replaced_folder(path):
     """Yield a temporary folder beside `path`, renamed to `path` at the end.
 
-    A folder that stands there already is replaced only if it is empty or holds
-    a SavedModel: nobody's other files are deleted.
+    A folder that stands there already, or that a link there leads to, is replaced only
+    if it is empty or holds a SavedModel alone: nobody's other files are deleted.
     """
     path = folder_target(path)
-    temporary = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(path))
-    try:
-        with full_disk_explained(path):
-            yield temporary
-        folder_target(path)  # something else may have come there meanwhile
-        os.chmod(temporary, 0o755)  # mkdtemp gives 0700
-        _put_in_place({path: temporary})
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _parent_of(path):
+        target, temporary = _beside(path)
+        os.mkdir(temporary)
+        try:
+            with full_disk_explained(path):
+                yield temporary
+            put_in_place({target: temporary}, folder_target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(temporaries):
-    """Rename `{target: temporary}`, all of them or none.
+def _beside(path):
+    """What is to be replaced, and a new name beside it.
 
-    Raises:
-        ValueError: one cannot be renamed; what was there before is there again.
+    Not by `tempfile`: what is made there has no permissions for a group, whatever the
+    umask says.
     """
+    target = os.path.realpath(path) if os.path.islink(path) else path
+    folder, name = os.path.split(target)
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"Cannot write {path!r}: it is a link into {folder!r}, which is not there. "
+            "Remove the link, or make that folder."
+        )
+    # A long name has no room for more.
+    return target, os.path.join(folder, f".{secrets.token_hex(4)}-{name[-60:]}")
+
+
+@contextlib.contextmanager
+def _parent_of(path):
+    """Make the folders above `path`; take away those that were made when it fails."""
+    made, parent = [], os.path.dirname(os.path.abspath(path))
+    while not os.path.isdir(parent):
+        made.append(parent)
+        parent = os.path.dirname(parent)
     try:
-        _replace_all(temporaries)
+        _make(os.path.dirname(os.path.abspath(path)))
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # somebody has put something there
+                os.rmdir(folder)
+        raise
+
+
+def _make(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"Cannot write {', '.join(map(repr, temporaries))}: {error.strerror}. What "
-            "was there before is untouched. Close the programs that hold these files "
-            "or choose another target."
+            f"Cannot make the folder {folder!r}: {error.strerror}. Choose another "
+            "target."
         ) from error
-
-
-def _replace_all(temporaries):
-    *others, last = temporaries
-    if not others and not os.path.isdir(last):
-        os.replace(temporaries[last], last)  # in one step
-        return
-    aside = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(last))
-    older = {
-        target: os.path.join(aside, str(number))
-        for number, target in enumerate(temporaries)
-        if os.path.lexists(target)
-    }
-    try:
-        for target, kept in older.items():
-            # The last one describes the others. It is away while they change: who is
-            # killed in between leaves no card of files that it does not describe.
-            if target == last or not _linked(target, kept):
-                os.replace(target, kept)
-        for target, temporary in temporaries.items():
-            os.replace(temporary, target)
-    except BaseException:
-        for target in temporaries.keys() - older.keys():
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(target)
-        for target, kept in older.items():
-            if os.path.lexists(kept) and not _is_same(target, kept):
-                os.replace(kept, target)
-        shutil.rmtree(aside)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _linked(target, kept):
-    """Give a file a second name, so that the first is never without a file."""
-    try:
-        os.link(target, kept)
-    except OSError:  # a file system without links
-        return False
-    return True
-
-
-def _is_same(target, kept):
-    return os.path.exists(target) and os.path.samefile(target, kept)
 
 
 def gzip_size(path):

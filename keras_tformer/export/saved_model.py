@@ -18,6 +18,7 @@ from keras_tformer.export.tracing import (
 )
 from keras_tformer.export.translate_signature import SIGNATURE as TRANSLATE
 from keras_tformer.export.translate_signature import translate_function
+from keras_tformer.export.vocabulary_file import vocabulary_content, vocabulary_name
 
 
 def to_saved_model(
@@ -137,7 +138,9 @@ def to_saved_model(
         if tokenizer is not None or class_names is not None:
             os.makedirs(extra)
         if tokenizer is not None:
-            tokenizer.save(os.path.join(extra, vocabulary_name(tokenizer)))
+            file = os.path.join(extra, vocabulary_name(tokenizer))
+            with open(file, "wb") as stream:
+                stream.write(vocabulary_content(tokenizer))
         if class_names is not None:
             with open(os.path.join(extra, "classes.json"), "w") as stream:
                 json.dump(list(class_names), stream)
@@ -211,12 +214,6 @@ def check_vocabulary(model, tokenizer):
             f"has a table of {max(rows)} tokens. Give the tokenizer that the model was "
             "trained with."
         )
-
-
-def vocabulary_name(tokenizer):
-    """`vocab.txt` for word pieces, `sentencepiece.model` for sentence pieces."""
-    word_pieces = type(tokenizer).__name__ == "WordPieceTokenizer"
-    return "vocab.txt" if word_pieces else "sentencepiece.model"
 
 
 def _text_functions(model, tokenizer, batch_size, sequence_length, class_names):
