@@ -173,6 +173,8 @@ def replaced_folder(path):
         try:
             with full_disk_explained(path):
                 yield temporary
+            for folder, _, _ in os.walk(temporary):  # TensorFlow lets no group write
+                os.chmod(folder, os.stat(temporary).st_mode)
             put_in_place({target: temporary}, folder_target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
