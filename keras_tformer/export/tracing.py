@@ -1,6 +1,8 @@
 """From a Keras model to one TensorFlow graph with named inputs and outputs."""
 
 import contextlib
+import keyword
+import re
 
 import keras
 
@@ -63,19 +65,43 @@ def _input_structure(model):
     return model.input
 
 
+def model_outputs(model):
+    """The outputs of a functional or Sequential model as `{name: KerasTensor}`."""
+    if isinstance(model, keras.Sequential):
+        return named_outputs(model.outputs[0])
+    return named_outputs(model.output)
+
+
 def named_outputs(outputs):
-    """Outputs as a flat dict: `output`, the dict's keys, or `key_0, key_1, ...`."""
+    """Outputs as a flat dict, named by their way: `output`, `key`, `key_0`, `key_a`.
+
+    Raises:
+        ValueError: two outputs would have one name.
+    """
     if isinstance(outputs, dict):
-        flat = {}
-        for key, value in outputs.items():
-            if isinstance(value, (list, tuple)):
-                flat.update({f"{key}_{i}": part for i, part in enumerate(value)})
-            else:
-                flat[key] = value
-        return flat
-    if isinstance(outputs, (list, tuple)):
-        return {f"output_{index}": value for index, value in enumerate(outputs)}
-    return {"output": outputs}
+        pairs = [pair for key, value in outputs.items() for pair in _flat(key, value)]
+    else:
+        pairs = _flat("output", outputs)
+    flat = dict(pairs)
+    if len(flat) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"Two outputs of the model would be called {twice!r} (an output within "
+            "another is called by both names). Give one of them another name: "
+            "keras.Model(model.inputs, {'name': output, ...})."
+        )
+    return flat
+
+
+def _flat(name, value):
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return [(str(name), value)]
+    return [pair for key, part in items for pair in _flat(f"{name}_{key}", part)]
 
 
 def input_specs(model, batch_size=None, sequence_length=None):
@@ -154,6 +180,31 @@ def call_flat(model, inputs, in_loops=False):
     return named_outputs(model(inputs, training=False))
 
 
+def check_names(model, for_converter=False):
+    """Refuse names that TensorFlow would change or not take.
+
+    Raises:
+        ValueError: naming the input or output, and what is allowed.
+    """
+    fits = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*").fullmatch
+    signs = "letters of English, digits and _ . - / > (no _ at the beginning)"
+    for name in model_outputs(model):
+        if not fits(name):
+            raise ValueError(
+                f"The model has an output called {name!r}. Expected {signs}. Name it "
+                "anew: keras.Model(model.inputs, {'name': output})."
+            )
+    if not for_converter:  # the inputs of a SavedModel's function are Python's words
+        fits = re.compile(r"[A-Za-z][A-Za-z0-9_]*").fullmatch
+        signs = "letters of English, digits and _, with a letter at the beginning"
+    for name in named_inputs(model):
+        if not fits(name) or keyword.iskeyword(name) or name == "self":
+            raise ValueError(
+                f"The model has an input called {name!r}. Expected {signs}, and no "
+                "word of Python. Build the model with keras.Input(..., name='name')."
+            )
+
+
 def serving_function(model, specs, for_converter=False, in_loops=False):
     """A concrete function `(**inputs) -> {name: tensor}`; floats leave as float32.
 
@@ -161,6 +212,8 @@ def serving_function(model, specs, for_converter=False, in_loops=False):
     `in_loops` makes loops of repeated calls, see `call_in_loops`.
     """
     import tensorflow as tf
+
+    check_names(model, for_converter)
 
     @tf.function(autograph=False)
     def serve(**inputs):
