@@ -103,13 +103,14 @@ def _add(archive, name, content):
     archive.writestr(entry, content)
 
 
-def write_companions(stage, result, tokenizer, class_names):
+def write_companions(stage, result, tokenizer, class_names, values):
     """Write the vocabulary and the card that a result names, the card last.
 
     Args:
         stage: the function that `replaced_files` yields.
         result: what `to_tflite` returns.
         tokenizer, class_names: as in `to_tflite`.
+        values: `{output name: "logits" or "probabilities"}`, see `output_values`.
     """
     vocabulary, card = result["vocabulary"], result["card"]
     if vocabulary is not None:
@@ -119,12 +120,12 @@ def write_companions(stage, result, tokenizer, class_names):
                 stream.write(content)
     if card is not None:
         with open(stage(card), "w", encoding="utf-8") as stream:
-            content = _card(result, tokenizer, class_names)
+            content = _card(result, tokenizer, class_names, values)
             json.dump(content, stream, indent=2, ensure_ascii=False)
             stream.write("\n")
 
 
-def _card(result, tokenizer, class_names):
+def _card(result, tokenizer, class_names, values):
     """What an app needs: how to feed the file and read its answer."""
     lengths = as_lengths(result["sequence_length"])
     card = {
@@ -137,7 +138,10 @@ def _card(result, tokenizer, class_names):
         "batch_size": result["batch_size"],
         "max_length": result["max_length"],
         "inputs": result["inputs"],
-        "outputs": result["outputs"],
+        "outputs": {
+            name: spec | ({"values": values[name]} if name in values else {})
+            for name, spec in result["outputs"].items()
+        },
         "signatures": result["signatures"],
         "classes": None if class_names is None else list(class_names),
         "vocabulary": None,

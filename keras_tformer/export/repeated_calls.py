@@ -33,7 +33,7 @@ def call_in_loops(model, inputs):
         )
     }
     runs = {id(calls[0]): (calls, length) for calls, length in repeated_calls(model)}
-    for node in _nodes(model):
+    for node in graph_calls(model):
         if any(id(symbol) not in values for symbol in node.input_tensors):
             continue  # within a run, which was computed as a whole
         if id(node) in runs:
@@ -54,7 +54,7 @@ def has_repeated_calls(model):
     """Whether `call_in_loops` would find a run of calls, at any depth."""
     return is_functional(model) and (
         bool(repeated_calls(model))
-        or any(has_repeated_calls(node.operation) for node in _nodes(model))
+        or any(has_repeated_calls(node.operation) for node in graph_calls(model))
     )
 
 
@@ -67,14 +67,14 @@ def loops_are_cheap(model):
         calls[-1].arguments.kwargs.get("num_queries") is None
         or len(calls) >= FEWEST_WHOLE_CALLS
         for calls in runs
-    ) and all(loops_are_cheap(node.operation) for node in _nodes(model))
+    ) and all(loops_are_cheap(node.operation) for node in graph_calls(model))
 
 
 def called_beside_loops(model):
     """Names of the layers that are called in a run of calls, and elsewhere, too."""
     if not is_functional(model):
         return []
-    operations = [node.operation for node in _nodes(model)]
+    operations = [node.operation for node in graph_calls(model)]
     names = []
     for calls, length in repeated_calls(model):
         for node in calls[:length]:
@@ -86,7 +86,7 @@ def called_beside_loops(model):
 
 def repeated_calls(model):
     """`[(calls in their order, how many of them are one round)]` of a graph's runs."""
-    nodes = _nodes(model)
+    nodes = graph_calls(model)
     readers = collections.defaultdict(list)
     for node in nodes:
         for symbol in node.input_tensors:
@@ -199,7 +199,7 @@ def _call(operation, args, kwargs):
     return operation(*args, **kwargs)
 
 
-def _nodes(model):
+def graph_calls(model):
     """The calls of a graph in an order in which they can be made."""
     by_depth = model._nodes_by_depth
     return [

@@ -22,7 +22,8 @@ def tokenize_function(tokenizer, shapes):
         A concrete function `texts` `(B,)` strings -> `{input name: (B, T) int32}`.
 
     Raises:
-        ValueError: another kind of tokenizer, or inputs that no text can feed.
+        ValueError: another kind of tokenizer, inputs that no text can feed, or rows
+            without room for a piece.
     """
     import tensorflow as tf
 
@@ -38,6 +39,11 @@ def tokenize_function(tokenizer, shapes):
             f"{sorted(shapes)}. Leave tokenizer_inside=False."
         )
     rows, length = shapes["token_ids"]
+    if length < 3:
+        raise ValueError(
+            f"tokenizer_inside=True with sequence_length={length}: a row needs 3 or "
+            "more, 2 special tokens and one piece. Give a greater one."
+        )
     tokenizer.tokenize(tf.constant(["a"]), only_tflite_operations=True)  # its tables
 
     @tf.function(autograph=False)

@@ -16,7 +16,12 @@ from keras_tformer.export.flatbuffer import inspect_file
 from keras_tformer.export.prediction import open_artefact
 from keras_tformer.export.repeated_calls import loops_are_cheap
 from keras_tformer.export.reporting import count_partitions
-from keras_tformer.export.saved_model import check_class_names, check_vocabulary
+from keras_tformer.export.text_checks import (
+    as_class_names,
+    check_class_names,
+    check_vocabulary,
+    output_values,
+)
 from keras_tformer.export.text_signature import (
     SIGNATURE,
     check_tokenizer,
@@ -190,6 +195,7 @@ def to_tflite(
     check_flex(flex_operators, quantization, verify)
     check_precision(model)
     batch_size = as_whole_number("batch_size", batch_size)
+    class_names = as_class_names(class_names)
     file = file_target(file)
     check_vocabulary(model, tokenizer)
     companion_paths(file, tokenizer, class_names)  # refuses what could not be written
@@ -247,7 +253,7 @@ def to_tflite(
             "file": file,
             "quantization": quantization,
             "is_quantization_aware": is_aware,
-            "sequence_length": sequence_length,
+            "sequence_length": lengths if len(lengths) > 1 else lengths[0],
             "batch_size": batch_size,
             "max_length": max_length,
             "parameters": model.count_params(),
@@ -260,7 +266,8 @@ def to_tflite(
             "vocabulary": vocabulary,
             "card": card,
         }
-        write_companions(stage, result, tokenizer, class_names)
+        values = output_values(model) if max_length is None else {}
+        write_companions(stage, result, tokenizer, class_names, values)
     return result
 
 

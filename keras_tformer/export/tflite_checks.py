@@ -228,6 +228,8 @@ def as_lengths(sequence_length):
     """
     if sequence_length is None:
         return (None,)
+    if hasattr(sequence_length, "tolist"):  # NumPy's arrays and numbers
+        sequence_length = sequence_length.tolist()
     several = isinstance(sequence_length, (tuple, list))
     given = sequence_length if several else [sequence_length]
     lengths = {as_whole_number("sequence_length", length) for length in given}

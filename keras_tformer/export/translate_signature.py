@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_tformer.export.tflite_checks import as_whole_number
 from keras_tformer.export.tracing import check_sequence_length
 from keras_tformer.models.beam_search import BeamSearch
 from keras_tformer.models.cached_decoder import CachedDecoder
@@ -61,16 +62,10 @@ def translate_function(
                 "Give the tokenizers that the model was trained with."
             )
     longest = sequence_length or decoder.max_source_length
-    for name, value, least in (
-        ("max_length", max_length, 2),
-        ("num_beams", num_beams, 1),
-        ("sequence_length", longest or 2, 2),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"Received {name}={value!r} for a model that translates, expected "
-                f"{least} or more."
-            )
+    max_length = _at_least(2, "max_length", max_length)
+    num_beams = _at_least(1, "num_beams", num_beams)
+    if longest is not None:
+        longest = _at_least(2, "sequence_length", longest)
     check_sequence_length(model, max(longest or 2, max_length))
     ends = (target_tokenizer.end_id, target_tokenizer.padding_id)
     num_steps = max_length - 1
@@ -108,3 +103,13 @@ def translate_function(
     return translate.get_concrete_function(
         texts=tf.TensorSpec((batch_size,), "string", name="texts")
     )
+
+
+def _at_least(least, name, value):
+    number = as_whole_number(name, value)
+    if number < least:
+        raise ValueError(
+            f"Received {name}={value!r} for a model that translates, expected {least} "
+            "or more."
+        )
+    return number
