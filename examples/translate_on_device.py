@@ -22,6 +22,16 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_tformer import text
 
+# Each kind of tokenizer has some of these, and its card says which.
+SETTINGS = (
+    "lowercase",
+    "strip_accents",
+    "keep_accents",
+    "split_chinese_characters",
+    "split_comma_after_digit",
+    "never_split",
+)
+
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
@@ -61,9 +71,8 @@ class Translator:
     def __init__(self, card, num_threads=1):
         self.card = json.loads(card.read_text(encoding="utf-8"))
         kind = getattr(text, self.card["tokenizer"])
-        self.tokenizer = kind.load(
-            card.parent / self.card["vocabulary"], lowercase=self.card["lowercase"]
-        )
+        settings = {name: self.card[name] for name in SETTINGS if name in self.card}
+        self.tokenizer = kind(card.parent / self.card["vocabulary"], **settings)
         interpreter = Interpreter(
             model_path=str(card.parent / self.card["file"]), num_threads=num_threads
         )

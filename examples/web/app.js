@@ -2,7 +2,7 @@
 // ?card=URL names another card than that of the committed model.
 
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
-import { pack, readVocabulary, wordPieces } from "./word_pieces.js";
+import { pack, readVocabulary, shares, wordPieces } from "./word_pieces.js";
 
 const CARD = "../../savedmodels/quickstart/classifier_int8.json";
 const [box, status, bars] = ["text", "status", "bars"].map((id) => document.getElementById(id));
@@ -25,19 +25,17 @@ async function checked(address) {
 
 async function classify(text, { card, vocabulary, model }) {
   const inputs = {};
-  const packed = pack(wordPieces(text, vocabulary, card.lowercase), card);
+  const packed = pack(wordPieces(text, vocabulary, card), card);
   for (const name in card.inputs) {
     inputs[name] = new Tensor(packed[name], card.inputs[name].shape);
   }
   const outputs = Object.values(await model.run(inputs));
-  const logits = Array.from(await outputs[0].data());
+  const numbers = Array.from(await outputs[0].data());
   // The runtime's memory is its own: what is not deleted stays.
   [...Object.values(inputs), ...outputs].forEach((tensor) => tensor.delete());
-  const powers = logits.map((logit) => Math.exp(logit - Math.max(...logits)));
-  const sum = powers.reduce((a, b) => a + b);
-  return powers.map((power, index) => ({
+  return shares(numbers, card).map((share, index) => ({
     name: card.classes?.[index] ?? `${index}`,
-    share: power / sum,
+    share,
   }));
 }
 

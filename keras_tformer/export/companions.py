@@ -9,6 +9,20 @@ import zipfile
 from keras_tformer.export.files import file_target
 from keras_tformer.export.tflite_checks import as_lengths
 from keras_tformer.export.vocabulary_file import vocabulary_content, vocabulary_name
+from keras_tformer.text.word_piece import MAX_CHARACTERS_PER_WORD
+
+_SETTINGS = (
+    "lowercase",
+    "strip_accents",
+    "keep_accents",
+    "split_chinese_characters",
+    "split_comma_after_digit",
+    "never_split",
+    "start_id",
+    "end_id",
+    "padding_id",
+    "unknown_id",
+)
 
 
 def companion_paths(file, tokenizer, class_names):
@@ -148,8 +162,17 @@ def _card(result, tokenizer, class_names, values):
     }
     if tokenizer is not None:
         card["vocabulary"] = os.path.basename(result["vocabulary"])
-        card["tokenizer"] = type(tokenizer).__name__
-        for key in ("lowercase", "start_id", "end_id", "padding_id", "unknown_id"):
-            with contextlib.suppress(AttributeError):
-                card[key] = getattr(tokenizer, key)
+        card |= describe_tokenizer(tokenizer)
+    return card
+
+
+def describe_tokenizer(tokenizer):
+    """All that an app needs, beside the vocabulary, to give the tokenizer's ids."""
+    card = {"tokenizer": type(tokenizer).__name__}
+    for key in _SETTINGS:
+        with contextlib.suppress(AttributeError):
+            card[key] = getattr(tokenizer, key)
+    if card["tokenizer"] == "WordPieceTokenizer":
+        card["continuation_prefix"] = "##"
+        card["max_characters_per_word"] = MAX_CHARACTERS_PER_WORD
     return card

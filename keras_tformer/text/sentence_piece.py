@@ -400,6 +400,14 @@ class SentencePieceTokenizer:
         return self._lowercase
 
     @property
+    def keep_accents(self):
+        return self._keep_accents
+
+    @property
+    def split_comma_after_digit(self):
+        return self._split_comma_after_digit
+
+    @property
     def never_split(self):
         return self._never_split
 

@@ -363,6 +363,10 @@ class WordPieceTokenizer:
         return self._strip_accents
 
     @property
+    def split_chinese_characters(self):
+        return self._split_chinese_characters
+
+    @property
     def never_split(self):
         return self._never_split
 

@@ -8,8 +8,11 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from texts_for_apps import PIECES as ODD_PIECES
+from texts_for_apps import SETTINGS, TEXTS
 
 from keras_tformer.export import to_tflite
+from keras_tformer.export.companions import describe_tokenizer
 from keras_tformer.text import WordPieceTokenizer, pack
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -41,9 +44,19 @@ def test_its_tokens_are_those_of_the_reference(run_tflite):
     documents = embedded_corpus(("numpy", "language"), max_documents_per_label=40)
     texts = [text for document in documents for text in document.paragraphs]
     assert len(texts) > 300
-    for text in texts:
-        ours = list(run_tflite.word_pieces(text, vocabulary))
+    card["never_split"] = WordPieceTokenizer.SPECIAL_TOKENS  # as the reference has it
+    for text in texts + TEXTS:
+        ours = list(run_tflite.word_pieces(text, vocabulary, card))
         assert ours == reference(text, add_special_tokens=False)["input_ids"], text
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_it_follows_the_settings_of_the_card(run_tflite, settings):
+    tokenizer = WordPieceTokenizer(ODD_PIECES, **settings)
+    card = json.loads(json.dumps(describe_tokenizer(tokenizer)))
+    vocabulary = {piece: index for index, piece in enumerate(ODD_PIECES)}
+    for text, expected in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
+        assert list(run_tflite.word_pieces(text, vocabulary, card)) == expected, text
 
 
 def test_committed_artefact_knows_its_classes(run_tflite, capsys):
@@ -116,6 +129,26 @@ def test_files_for_several_lengths_without_segments_and_names(
     card.write_text(json.dumps(older))
     shares = printed_shares(run_tflite, capsys, card, "dogs run")
     assert [shares[name] for name in "012"] == pytest.approx(sixteen, abs=0.06)
+
+
+def test_probabilities_and_a_vocabulary_with_ends_of_lines(
+    run_tflite, capsys, tokens_only, tmp_path
+):
+    pieces = ["[PAD]", "\u2028", "\x85", *PIECES[1:]]
+    output = keras.layers.Softmax()(tokens_only.output)
+    model = keras.Model(tokens_only.input, output)
+    tokenizer = WordPieceTokenizer(pieces)
+    file = tmp_path / "model.tflite"
+    result = to_tflite(
+        model, file, sequence_length=8, tokenizer=tokenizer, verify=False
+    )
+    shares = printed_shares(run_tflite, capsys, result["card"], "dog cow cats")
+    rows = pack(
+        tokenizer.encode(["dog cow cats"]), sequence_length=8, start_id=4, end_id=5
+    )
+    expected = 100 * model.predict({"token_ids": rows["token_ids"]}, verbose=0)[0]
+    assert [shares[n] for n in "012"] == pytest.approx(expected, abs=0.06)
+    assert np.ptp(expected) > 10
 
 
 def test_a_file_for_a_batch(run_tflite, capsys, tokens_only, tmp_path):

@@ -17,8 +17,10 @@ import urllib.request
 import keras
 import numpy as np
 import pytest
+from texts_for_apps import PIECES, SETTINGS, TEXTS
 
 from keras_tformer.export import to_tflite
+from keras_tformer.export.companions import describe_tokenizer
 from keras_tformer.models import albert_encoder, sequence_classifier
 from keras_tformer.text import WordPieceTokenizer
 
@@ -27,23 +29,12 @@ WEB = ROOT / "examples" / "web"
 CARD = ROOT / "savedmodels" / "quickstart" / "classifier_int8.json"
 LOADING = "Loading the model ..."
 SENTENCE = "Returns the element-wise square of a Keras tensor."
-TEXTS = [
-    "",
-    "  Two\tspaces\u00a0and \u3000 others\r\n",
-    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
-    "Ὀδυσσεύς ΣΊΣΥΦΟΣ İstanbul ǅ ﬁne",
-    "机器学习 and 日本語のテキスト, 한국어",
-    "e\u0301 \u200bzero\u200dwidth \ufffd \x00 \x7f control",
-    "💡 emoji 👩‍💻 x²+y^2=`z` $5 <tag> a|b ~c ¿qué? «no» —dash…",
-    "x" * 100 + " " + "x" * 101,
-    "[CLS] [SEP] ##ing don't u.s.a. 3.14e-5 snake_case->arrow",
-]
 ENCODE = """
 import { readFileSync } from "node:fs";
 import { pack, readVocabulary, wordPieces } from "%s";
 const { texts, vocabulary, card } = JSON.parse(readFileSync(0, "utf-8"));
 const pieces = readVocabulary(vocabulary);
-const rows = texts.map((text) => wordPieces(text, pieces, card.lowercase));
+const rows = texts.map((text) => wordPieces(text, pieces, card));
 const packed = rows.map((row) => Object.fromEntries(
   Object.entries(pack(row, card)).map(([name, ids]) => [name, Array.from(ids)])));
 console.log(JSON.stringify({ rows, packed }));
@@ -78,6 +69,32 @@ def test_its_ids_are_the_tokenizers(card):
     )
     for name, ids in rows.items():
         assert [row[name] for row in answer["packed"]] == ids.tolist(), name
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_it_follows_the_settings_of_the_card(card, settings):
+    tokenizer = WordPieceTokenizer(PIECES, **settings)
+    told = card | json.loads(json.dumps(describe_tokenizer(tokenizer)))
+    rows = encode_in_node(TEXTS, "".join(piece + "\n" for piece in PIECES), told)
+    for text, ours, theirs in zip(
+        TEXTS, tokenizer.encode(TEXTS), rows["rows"], strict=True
+    ):
+        assert theirs == ours, text
+
+
+def test_its_shares_are_those_of_the_card(card):
+    node = shutil.which("node") or pytest.skip("needs node")
+    code = (
+        f'import {{ shares }} from "{(WEB / "word_pieces.js").as_uri()}";'
+        "const given = (values) => shares([1, 3, 2], { outputs: { a: { values } } });"
+        'console.log(JSON.stringify(["logits", undefined, "probabilities"].map(given)))'
+    )
+    command = [node, "--input-type=module", "-e", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    logits, older, probabilities = json.loads(done.stdout)
+    powers = np.exp([1, 3, 2])
+    np.testing.assert_allclose(logits, powers / powers.sum())
+    assert older == logits and probabilities == [1, 3, 2]
 
 
 @pytest.mark.parametrize("sequence_length", [13, [13, 7]])
