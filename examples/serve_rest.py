@@ -38,9 +38,9 @@ def serve(folder, name="classifier", port=8501):
                 self.answer(404, {"error": f"No such address, expected {root}:predict"})
                 return
             try:
-                size = int(self.headers["Content-Length"])
-                self.answer(200, predict(model, json.loads(self.rfile.read(size))))
-            except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+                size = int(self.headers.get("Content-Length", 0))
+                self.answer(200, predict(model, parsed(self.rfile.read(size))))
+            except (ValueError, TypeError, tf.errors.OpError) as error:
                 self.answer(400, {"error": str(error)})
 
         def answer(self, status, content):
@@ -54,27 +54,36 @@ def serve(folder, name="classifier", port=8501):
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
 
 
+def parsed(body):
+    """A request's JSON object."""
+    try:
+        request = json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"The body is no JSON: {error}.") from error
+    if not isinstance(request, dict) or ("instances" in request) == (
+        "inputs" in request
+    ):
+        raise ValueError(
+            "Expected an object with either 'instances' (a list, one entry a row) or "
+            f"'inputs' (one list for each input); received {str(request)[:80]!r}."
+        )
+    return request
+
+
 def predict(model, request):
     """The answer to `{"signature_name", "instances": [...]}` or `{"inputs": {...}}`."""
     name = request.get("signature_name", "serving_default")
-    if name not in model.signatures:
+    if not isinstance(name, str) or name not in model.signatures:
         raise ValueError(
             f"No signature {name!r}; there are {sorted(model.signatures)}."
         )
     function = model.signatures[name]
     specs = function.structured_input_signature[1]
     by_row = "instances" in request
-    if by_row:
-        rows = [
-            row if isinstance(row, dict) else {next(iter(specs)): row}
-            for row in request["instances"]
-        ]
-        columns = {key: [row[key] for row in rows] for key in specs}
-    else:
-        columns = request["inputs"]
-        if not isinstance(columns, dict):
-            columns = {next(iter(specs)): columns}
-    feed = {key: tf.constant(columns[key], specs[key].dtype) for key in specs}
+    columns = columns_of(request["instances"], specs) if by_row else request["inputs"]
+    if not isinstance(columns, dict):
+        columns = {next(iter(specs)): columns}
+    feed = {key: tensor(key, columns, spec) for key, spec in specs.items()}
     outputs = {key: plain(value.numpy()) for key, value in function(**feed).items()}
     if not by_row:
         (only,) = outputs.values() if len(outputs) == 1 else (outputs,)
@@ -86,6 +95,37 @@ def predict(model, request):
     if len(outputs) == 1:
         rows = [next(iter(row.values())) for row in rows]
     return {"predictions": rows}
+
+
+def columns_of(rows, specs):
+    """One list for each input, of a list with an entry for each row."""
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"'instances' is {str(rows)[:80]!r}; expected a list of rows.")
+    first = next(iter(specs))
+    rows = [row if isinstance(row, dict) else {first: row} for row in rows]
+    for number, row in enumerate(rows):
+        missing = sorted(specs.keys() - row.keys())
+        if missing:
+            raise ValueError(
+                f"Row {number} lacks {missing}; this signature takes {sorted(specs)}."
+            )
+    return {key: [row[key] for row in rows] for key in specs}
+
+
+def tensor(key, columns, spec):
+    """The tensor of one input."""
+    if key not in columns:
+        raise ValueError(f"'inputs' lacks {key!r}.")
+    try:
+        value = tf.constant(columns[key], spec.dtype)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{key!r} is no {spec.dtype.name} tensor: {error}") from error
+    if not spec.shape.is_compatible_with(value.shape):
+        raise ValueError(
+            f"{key!r} has the shape {tuple(value.shape)}; expected {tuple(spec.shape)} "
+            "(None is any number)."
+        )
+    return value
 
 
 def plain(array):

@@ -76,9 +76,28 @@ def test_requests_and_answers_of_serve_md(tmp_path):
         answer = post(f"{root}:predict", {"instances": rows})["predictions"]
         np.testing.assert_allclose(answer, logits, atol=1e-5)
 
+        of_texts = {"signature_name": "serve_text"}
+        for body, told in (
+            ({"signature_name": "other", "instances": ["a"]}, "No signature 'other'"),
+            ({"signature_name": ["x"], "instances": ["a"]}, r"No signature ['x']"),
+            (["a"], "Expected an object with either 'instances'"),
+            ("cats", "Expected an object with either 'instances'"),
+            (of_texts, "Expected an object with either 'instances'"),
+            (of_texts | {"instances": "cats"}, "'instances' is 'cats'; expected a l"),
+            (of_texts | {"instances": []}, "'instances' is '[]'; expected a list"),
+            (of_texts | {"instances": [5]}, "'texts' is no string tensor"),
+            (of_texts | {"inputs": {"text": ["a"]}}, "'inputs' lacks 'texts'"),
+            (of_texts | {"inputs": "cats"}, "'texts' has the shape (); expected (None"),
+            ({"instances": [{"token_ids": [2, 3]}]}, "Row 0 lacks ['padding_mask', "),
+            ({"instances": [[2, 3]]}, "Row 0 lacks ["),
+            ({"instances": [rows[0], rows[1] | {"token_ids": [2]}]}, "no int32 tensor"),
+        ):
+            with pytest.raises(urllib.error.HTTPError, match="400") as error:
+                post(f"{root}:predict", body)
+            assert told in json.load(error.value)["error"], body
         with pytest.raises(urllib.error.HTTPError, match="400") as error:
-            post(f"{root}:predict", {"signature_name": "other", "instances": []})
-        assert "No signature 'other'" in json.load(error.value)["error"]
+            urllib.request.urlopen(f"{root}:predict", b"not json", timeout=60)
+        assert "The body is no JSON" in json.load(error.value)["error"]
     finally:
         process.terminate()
         process.wait(timeout=30)
