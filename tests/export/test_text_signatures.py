@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tformer import export
+from keras_tformer import export, models
 from keras_tformer.text import WordPieceTokenizer, pack
 
 pytest.importorskip("tensorflow_text", reason="needs tensorflow-text")
@@ -226,3 +226,30 @@ def test_lengths_of_numpy_in_a_tflite_file(tmp_path):
     assert card["outputs"]["output"]["values"] == "logits"
     with pytest.raises(ValueError, match="several different ones"):
         export.to_tflite(small_model(), file, np.array([7, 7]))
+
+
+def test_numbers_of_a_translation(tmp_path):
+    keras.utils.set_random_seed(7)
+    model = models.transformer(
+        vocabulary_size=len(PIECES),
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=11,
+    )
+    folder = tmp_path / "model"
+    good = {"max_length": np.int64(5), "num_beams": np.int32(1)}
+    for wrong in (
+        {"num_beams": True},
+        {"num_beams": 0},
+        {"max_length": True},
+        {"max_length": 1},
+        {"max_length": 5.0},
+    ):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"Received {name}={wrong[name]!r}"):
+            export.to_saved_model(model, folder, TOKENIZER, **good | wrong)
+    result = export.to_saved_model(
+        model, folder, TOKENIZER, sequence_length=np.int64(7), **good
+    )
+    assert sorted(result["signatures"]) == ["serving_default", "translate"]
