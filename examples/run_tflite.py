@@ -32,7 +32,10 @@ IDEOGRAPHS = [
 
 
 def word_pieces(text, vocabulary, card):
-    """BERT's tokens: words and signs, each cut into its longest known pieces."""
+    """BERT's tokens: words and signs, each cut into its longest known pieces.
+
+    As `WordPieceTokenizer` does, but for signs newer than its library's Unicode 8.
+    """
     kept = sorted(card.get("never_split", ()), key=len, reverse=True)
     parts = re.split(f"({'|'.join(map(re.escape, kept))})", text) if kept else [text]
     prefix = card.get("continuation_prefix", "##")

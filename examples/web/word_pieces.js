@@ -1,4 +1,5 @@
-// BERT's tokens in JavaScript, the same ids as `keras_tformer.text.WordPieceTokenizer`.
+// BERT's tokens in JavaScript, the same ids as `keras_tformer.text.WordPieceTokenizer`
+// (but for signs that Unicode has got since its version 8, which the Rust library lacks).
 
 const PUNCTUATION = /[\p{P}$+<=>^`|~]/u;
 const CONTROL = /[\p{Cc}\p{Cf}\p{Co}\uFFFD]/u;
