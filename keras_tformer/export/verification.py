@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_tformer.export.batches import numpy_batches
 from keras_tformer.export.prediction import open_artefact
+from keras_tformer.export.token_outputs import mask_name, token_outputs
 from keras_tformer.export.tracing import call_flat, input_specs
 
 FURTHER_EXAMPLES = 16  # of every setting after the first; without XNNPACK is slow
@@ -115,7 +116,7 @@ def verify(
         name: np.concatenate(_same_length([part[name] for part in references]))
         for name in references[0]
     }
-    kept = {name: _kept_positions(batches, output) for name, output in theirs.items()}
+    kept = _kept_positions(batches, theirs, model)
     for name, output in theirs.items():
         known = output if kept[name] is None else output[kept[name]]
         if not np.isfinite(known).all():
@@ -203,14 +204,15 @@ def _pad_to(array, shape):
     return np.pad(array, [(0, n - array.shape[i]) for i, n in enumerate(shape)])
 
 
-def _kept_positions(batches, output):
-    """(B, T) booleans where an output has one value or row for each token."""
-    names = [x for x in ("padding_mask", "decoder_padding_mask") if x in batches[0]]
-    if not names or output.ndim < 2:
-        return None
-    masks = _same_length([batch[names[0]] for batch in batches])
-    mask = np.concatenate(masks).astype(bool)
-    return mask if mask.shape == output.shape[:2] else None
+def _kept_positions(batches, theirs, model):
+    """`{output: (B, T) booleans or None}`, not None where it has a value a token."""
+    kept = dict.fromkeys(theirs)
+    name = mask_name(model)
+    if name is None:
+        return kept
+    masks = _same_length([batch[name] for batch in batches])
+    mask = np.concatenate(masks).astype(bool)  # (B, T)
+    return kept | dict.fromkeys(token_outputs(model, name, mask.shape[1]), mask)
 
 
 def _compare_all(ours, theirs, kept, runtime, setting):

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from conftest import SIZES, make_examples
 
 from keras_tformer import export
+from keras_tformer.export.token_outputs import token_outputs
+from keras_tformer.models import (
+    bert_encoder,
+    masked_lm,
+    sequence_classifier,
+    span_classifier,
+    token_classifier,
+)
 
 
 def test_equal_artefacts_pass(tflite_file, saved_model, classifier, examples):
@@ -214,3 +223,44 @@ def test_token_labels_follow_their_tokens(tmp_path):
     weights = data["padding_mask"].astype("float32")
     result = export.verify(file, model, [(data, labels, weights)])
     assert result["accuracy"] == {"artefact": 0.9, "model": 0.9}
+
+
+@pytest.fixture
+def half_full():
+    """34 tokens a row, as many as a hidden vector has numbers; the later are padding."""
+    rows = make_examples(7, 34)
+    rows["padding_mask"][:, 17:] = 0
+    return {name: ids * rows["padding_mask"] for name, ids in rows.items()}
+
+
+@pytest.mark.parametrize("length", [None, 34])
+@pytest.mark.parametrize("kind", ["classes", "pooled_output"])
+def test_what_is_as_wide_as_a_text_is_long_is_compared(
+    kind, length, half_full, tmp_path
+):
+    """No padding mask leaves out classes, or a part of the pooled output."""
+    sizes = SIZES | {"max_sequence_length": 34, "sequence_length": length}
+    model = bert_encoder(num_layers=1, **sizes)
+    if kind == "classes":
+        model = sequence_classifier(model, num_classes=34)
+    weights = model.get_weights()
+    export.to_saved_model(model, tmp_path / "model")
+    export.verify(tmp_path / "model", model, half_full, tolerance=1e-5)
+    weights[-1][17:] += 0.3  # the bias of the last layer, only where padding would be
+    model.set_weights(weights)
+    with pytest.raises(ValueError, match="largest difference"):
+        export.verify(tmp_path / "model", model, half_full, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("length", [None, 13])
+def test_padding_is_not_compared(length, examples):
+    """Whose second axis follows the mask has one value or row for each token."""
+    encoder = bert_encoder(num_layers=1, sequence_length=length, **SIZES)
+    for model, expected in (
+        (encoder, {"sequence_output"}),
+        (span_classifier(encoder), {"start", "end"}),
+        (token_classifier(encoder, num_classes=3), {"output"}),
+        (sequence_classifier(encoder, num_classes=13), set()),
+        (masked_lm(encoder), set()),
+    ):
+        assert token_outputs(model, "padding_mask", 13) == expected, model.name
