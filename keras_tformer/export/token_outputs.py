@@ -50,12 +50,26 @@ def token_outputs(model, mask, length):
         for size in (length, length - 1 if length > 2 else length + 1)
     )
     if first is None or second is None:  # a graph that runs at one length only
-        return {name for name, part in outputs.items() if len(part.shape) > 2}
+        return {name for name, part in outputs.items() if _keeps_tokens(part, length)}
     return {name for name in first if first[name][1:2] != second[name][1:2]}
 
 
+def _keeps_tokens(tensor, length):
+    """Whether an output of fixed length is, or was squeezed from, rows a token."""
+    while len(tensor.shape) == 2 and tensor.shape[1] == length:
+        operation, node, _ = tensor._keras_history
+        sources = operation._inbound_nodes[node].input_tensors
+        if len(sources) != 1:
+            return False
+        if len(sources[0].shape) == 3:
+            # Of rows as wide as a text is long, one row or their mean may be left.
+            return sources[0].shape[1] == length != sources[0].shape[2]
+        tensor = sources[0]
+    return len(tensor.shape) > 2 and tensor.shape[1] == length
+
+
 def _output_shapes(model, tensors, following, length):
-    """`{output name: shape}` at one length, or None where the model cannot run at it."""
+    """`{output name: shape}` at one length, or None where the model has another."""
     specs = {}
     for name, tensor in tensors.items():
         shape = list(tensor.shape)
