@@ -1,8 +1,10 @@
+import keras
 import numpy as np
 import pytest
 from conftest import SIZES, make_examples
 
 from keras_tformer import export
+from keras_tformer.compress import quantize_model
 from keras_tformer.export.token_outputs import token_outputs
 from keras_tformer.models import (
     bert_encoder,
@@ -34,7 +36,7 @@ def test_every_setting_is_compared(tflite_file, classifier, examples):
     result = export.verify(tflite_file, classifier, examples, **arguments)
     assert arguments.items() <= result.items()
     assert result["examples"] == 67 and len(result["settings"]) == 1
-    with pytest.raises(ValueError, match="positive numbers"):
+    with pytest.raises(ValueError, match="positive whole number"):
         export.verify(tflite_file, classifier, examples, num_threads=0)
 
 
@@ -111,8 +113,6 @@ def test_another_models_numbers_are_refused(tflite_file, classifier, examples):
 
 def test_near_ties_are_no_wrong_predictions(monkeypatch):
     """By hand: of 4 rows one is a near tie and one is wrong; values spread by 0.9."""
-    import keras
-
     from keras_tformer.export import verification
 
     theirs = np.array([[2, 0, 0], [0, 2, 0], [1, 0.9, 0], [2, 0, 0]], "float32")
@@ -124,16 +124,22 @@ def test_near_ties_are_no_wrong_predictions(monkeypatch):
         def run(batches):
             return {"output": ours[: sum(len(batch["x"]) for batch in batches)]}
 
-        run.runtime, run.shapes = "by hand", {"x": (None, 3)}
+        run.runtime, run.shapes, run.dtypes = "by hand", {"x": (None, 3)}, {}
         return run
 
     monkeypatch.setattr(verification, "open_artefact", open_artefact)
-    result = export.verify("by hand", model, {"x": theirs}, minimum_clear_agreement=0.7)
+
+    def verify(**shares):
+        return export.verify(
+            "by hand", model, {"x": theirs}, tolerance=float("inf"), **shares
+        )
+
+    result = verify(minimum_clear_agreement=0.7)
     assert (result["agreement"], result["clear_agreement"]) == (0.5, 0.75)
     with pytest.raises(ValueError, match="75.0% .* equal, near ties aside"):
-        export.verify("by hand", model, {"x": theirs}, minimum_clear_agreement=0.8)
+        verify(minimum_clear_agreement=0.8)
     with pytest.raises(ValueError, match="50.0% of the predictions are equal "):
-        export.verify("by hand", model, {"x": theirs}, minimum_agreement=0.7)
+        verify(minimum_agreement=0.7)
 
 
 def test_scores_against_scikit_learn(tflite_file, classifier, examples):
@@ -152,8 +158,6 @@ def test_scores_against_scikit_learn(tflite_file, classifier, examples):
 
 
 def test_regression_is_scored(tmp_path):
-    import keras
-
     inputs = keras.Input((3,), name="x")
     model = keras.Model({"x": inputs}, keras.layers.Dense(1)(inputs))
     random = np.random.default_rng(7)
@@ -204,8 +208,6 @@ def test_data_that_does_not_fit(tflite_file, classifier, examples):
 
 
 def test_token_labels_follow_their_tokens(tmp_path):
-    import keras
-
     keras.utils.set_random_seed(5)
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     mask = keras.Input((None,), dtype="int32", name="padding_mask")
@@ -225,9 +227,84 @@ def test_token_labels_follow_their_tokens(tmp_path):
     assert result["accuracy"] == {"artefact": 0.9, "model": 0.9}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_equal_biases_hide_no_other_weights(quantization, examples, tmp_path):
+    """All of two models' logits differ by class alone, as far as one can see."""
+    models = []
+    for seed in (3, 5):
+        keras.utils.set_random_seed(seed)
+        sizes = SIZES | {"initializer_range": 0.05}
+        model = sequence_classifier(bert_encoder(num_layers=1, **sizes), num_classes=3)
+        *weights, bias = model.get_weights()
+        model.set_weights([*weights, np.array([3, 0, -1], "float32")])
+        models.append(model)
+    file = tmp_path / "model.tflite"
+    calibration = {"quantization": quantization, "representative_data": examples}
+    export.to_tflite(models[0], file, 13, **calibration)
+    export.verify(file, models[0], examples)
+    for limits in (
+        {},
+        {"relative_tolerance": 0.15, "minimum_clear_agreement": 0.9},
+        {"minimum_agreement": 0.9},
+    ):
+        with pytest.raises(ValueError, match="standard deviation"):
+            export.verify(file, models[1], examples, **limits)
+
+
+@pytest.mark.parametrize("form", ["tflite_file", "saved_model"])
+def test_weights_a_little_off_are_refused(form, classifier, examples, request):
+    """A file in float32 is exact: a hundredth of every weight is another model."""
+    artefact = request.getfixturevalue(form)
+    weights = classifier.get_weights()
+    generator = np.random.default_rng(7)
+    try:
+        classifier.set_weights(
+            [w * (1 + 0.02 * generator.normal(size=w.shape)) for w in weights]
+        )
+        with pytest.raises(ValueError, match="does not compute"):
+            export.verify(artefact, classifier, examples)
+    finally:
+        classifier.set_weights(weights)
+
+
+def test_shares_alone_prove_nothing_of_outputs_of_one_value(tmp_path):
+    x = keras.Input((3,), name="x")
+    model = keras.Model({"x": x}, keras.layers.Dense(1)(x))
+    export.to_saved_model(model, tmp_path / "model")
+    rows = {"x": np.random.default_rng(7).normal(size=(11, 3)).astype("float32")}
+    export.verify(tmp_path / "model", model, rows, minimum_agreement=0.9)
+    model.set_weights([-weight for weight in model.get_weights()])
+    with pytest.raises(ValueError, match="does not compute"):
+        export.verify(tmp_path / "model", model, rows, minimum_agreement=0.9)
+    with pytest.raises(ValueError, match="nothing would be proved"):
+        export.verify(
+            tmp_path / "model",
+            model,
+            rows,
+            tolerance=float("inf"),
+            minimum_agreement=0.9,
+        )
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"tolerance": float("nan")},
+        {"tolerance": -1e-4},
+        {"relative_tolerance": "0.1"},
+        {"minimum_agreement": 98},
+        {"minimum_clear_agreement": True},
+    ],
+)
+def test_limits_that_are_none(limit, tflite_file, classifier, examples):
+    with pytest.raises(ValueError, match=f"Received {next(iter(limit))}="):
+        export.verify(tflite_file, classifier, examples, **limit)
+
+
 @pytest.fixture
 def half_full():
-    """34 tokens a row, as many as a hidden vector has numbers; the later are padding."""
+    """34 tokens a row, as many as a hidden vector has numbers; half are padding."""
     rows = make_examples(7, 34)
     rows["padding_mask"][:, 17:] = 0
     return {name: ids * rows["padding_mask"] for name, ids in rows.items()}
@@ -264,3 +341,17 @@ def test_padding_is_not_compared(length, examples):
         (masked_lm(encoder), set()),
     ):
         assert token_outputs(model, "padding_mask", 13) == expected, model.name
+
+
+def test_padding_is_not_compared_where_a_graph_runs_at_one_length(examples):
+    """Quantization-aware models hold the lengths that they were made for."""
+    sizes = SIZES | {"sequence_length": 13, "hidden_dim": 26}
+    encoder = bert_encoder(num_layers=1, **sizes)
+    for head, expected in (
+        (span_classifier(encoder), {"start", "end"}),
+        (token_classifier(encoder, num_classes=13), {"output"}),
+        (sequence_classifier(encoder, num_classes=13), set()),
+    ):
+        lengths = dict.fromkeys(examples, 13)
+        aware = quantize_model(head, sequence_length=lengths)
+        assert token_outputs(aware, "padding_mask", 13) == expected, head.name
