@@ -6,6 +6,11 @@ import time
 
 import numpy as np
 
+from keras_tformer.export.arguments import (
+    true_or_false,
+    whole_number,
+    whole_numbers,
+)
 from keras_tformer.export.files import file_target
 from keras_tformer.export.prediction import make_interpreter
 from keras_tformer.export.reporting import draw_report, report, show_report
@@ -77,12 +82,10 @@ def benchmark(
         >>> result["latency"][1]["median_ms"] > 0
         True
     """
-    counts = [num_threads] if isinstance(num_threads, int) else list(num_threads)
-    if not counts or min(counts) < 1 or repetitions < 1 or warmup < 0:
-        raise ValueError(
-            f"Received num_threads={num_threads!r}, repetitions={repetitions!r}, "
-            f"warmup={warmup!r}. Expected positive numbers (warmup may be 0)."
-        )
+    counts = whole_numbers("num_threads", num_threads)
+    repetitions = whole_number("repetitions", repetitions, 1)
+    warmup = whole_number("warmup", warmup, 0)
+    use_default_delegate = true_or_false("use_default_delegate", use_default_delegate)
     if picture is not None:
         picture = file_target(picture)
     result = report(file, show=False)

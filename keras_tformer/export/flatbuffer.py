@@ -8,6 +8,8 @@ import numpy as np
 
 # Kernels and tables.
 _WEIGHT_DTYPES = ("float32", "float16", "int8")
+# Operators that multiply and add up.
+_PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 def inspect_file(file):
@@ -255,20 +257,24 @@ def _tensors(parts, tensors, names):
 
 
 def _operator_dtype(name, inputs, outputs, names):
-    if name in ("FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D"):
+    if name in _PRODUCTS:
         left, right = names[inputs[0].type], names[inputs[1].type]
         return left if left == right else f"{left}*{right}"
     return names[outputs[0].type] if outputs else "none"
 
 
 def _macs(name, inputs, outputs):
-    if name not in ("FULLY_CONNECTED", "BATCH_MATMUL"):
+    if name not in _PRODUCTS:
         return 0
     count = 1
     for size in outputs[0].shape if outputs[0].shape is not None else ():
         count *= int(size)
     if name == "FULLY_CONNECTED":
         return count * int(inputs[1].shape[-1])
+    if name == "CONV_2D":  # kernel (out, height, width, in)
+        return count * int(np.prod(inputs[1].shape[1:]))
+    if name == "DEPTHWISE_CONV_2D":  # kernel (1, height, width, out)
+        return count * int(np.prod(inputs[1].shape[1:3]))
     # (..., m, k) x (..., k, n): both transpose flags leave k out of the output.
     total = 1
     for size in inputs[0].shape:

@@ -1,5 +1,6 @@
 """What is inside a `.tflite` file, as a dict, a table and a picture."""
 
+import math
 import os
 import tempfile
 
@@ -102,7 +103,8 @@ def show_report(result):
     if len(result["signatures"]) > 1:
         rows.append(("signatures", ", ".join(result["signatures"])))
     for threads, times in result.get("latency", {}).items():
-        text = f"median {times['median_ms']:.2f} ms, p90 {times['p90_ms']:.2f} ms"
+        median, p90 = digits(times["median_ms"]), digits(times["p90_ms"])
+        text = f"median {median} ms, p90 {p90} ms"
         rows.append((f"latency, {threads} thread(s)", text))
     for kind in ("inputs", "outputs"):
         for name, spec in result[kind].items():
@@ -123,6 +125,13 @@ def show_report(result):
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def digits(value):
+    """A number with three digits that say something, and all before the point."""
+    if abs(value) >= 100 or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
 
 
 def draw_report(result, picture):
@@ -195,7 +204,7 @@ def _bars(axes, values, colours, label, ends=None):
         end = value if ends is None else ends[row]
         axes.barh(row, value, color=colours.get(name, "grey"))
         axes.plot([value, end], [row, row], color="black")
-        axes.text(end, row, f" {value:,.2f}", va="center", fontsize=8)
+        axes.text(end, row, f" {digits(value)}", va="center", fontsize=8)
     axes.set_yticks(range(len(values)), list(values), fontsize=8)
     axes.set_xlabel(label)
     axes.locator_params(axis="x", nbins=5)

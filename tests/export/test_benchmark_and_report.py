@@ -8,6 +8,7 @@ import pytest
 from keras_tformer import export, models
 from keras_tformer.export.__main__ import main
 from keras_tformer.export.prediction import make_interpreter
+from keras_tformer.export.reporting import digits
 
 # B 1, T 13, D 34, F 37, C 3, one layer, keys and values of all tokens and the rest of
 # the first one, which the classifier reads; counted by hand.
@@ -188,3 +189,44 @@ def test_errors(tmp_path, tflite_file):
         export.benchmark(tflite_file, repetitions=0)
     with pytest.raises(ValueError, match="positive"):
         export.benchmark(tflite_file, num_threads=())
+    for name, value in (
+        ("num_threads", "2"),
+        ("num_threads", (1.5,)),
+        ("num_threads", True),
+        ("repetitions", 2.5),
+        ("warmup", -1),
+        ("use_default_delegate", 1),
+    ):
+        with pytest.raises(ValueError, match=f"Received {name}="):
+            export.benchmark(tflite_file, **{name: value})
+
+
+def test_numbers_of_numpy(tflite_file, classifier, examples):
+    one, two = np.array([1, 2])
+    result = export.benchmark(
+        tflite_file, one, repetitions=two, warmup=one, use_default_delegate=np.True_
+    )
+    assert list(result["latency"]) == [1] and result["use_default_delegate"] is True
+    some = {"num_threads": two, "use_default_delegate": np.False_}
+    assert len(export.predict(tflite_file, examples, **some)["output"]) == 67
+    result = export.verify(
+        tflite_file, classifier, examples, max_examples=np.int64(5), **some
+    )
+    assert result["examples"] == 5 and result["num_threads"] == 2
+
+
+def test_convolutions_are_products(tmp_path):
+    """By hand: 5 x 6 places, 3 x 2 kernels; 7 of 4 channels, then one of each."""
+    x = keras.Input((7, 7, 4), name="x")
+    hidden = keras.layers.Conv2D(7, (3, 2))(x)  # (B, 5, 6, 7)
+    y = keras.layers.DepthwiseConv2D((3, 2))(hidden)  # (B, 3, 5, 7)
+    model = keras.Model({"x": x}, y)
+    report = export.to_tflite(model, tmp_path / "model.tflite", verify=False)
+    assert set(report["operators"]) == {"CONV_2D", "DEPTHWISE_CONV_2D"}
+    assert report["macs"] == 5 * 6 * 7 * 3 * 2 * 4 + 3 * 5 * 7 * 3 * 2
+
+
+def test_digits():
+    values = [0, 0.0049869, 0.98765, 5.4321, 54.321, 543.21, 5432.1]
+    shown = ["0", "0.00499", "0.988", "5.43", "54.3", "543", "5,432"]
+    assert [digits(value) for value in values] == shown
