@@ -11,7 +11,12 @@ from keras_tformer.export.fixed_rows import filled, joined_outputs, unreadable
 from keras_tformer.export.limits import Limits, kind_of
 from keras_tformer.export.prediction import open_artefact
 from keras_tformer.export.scoring import scores_of
-from keras_tformer.export.tracing import check_exportable, input_specs, serving_function
+from keras_tformer.export.tracing import (
+    as_float32,
+    call_flat,
+    check_exportable,
+    input_specs,
+)
 
 FURTHER_EXAMPLES = 16  # of every setting after the first; without XNNPACK is slow
 
@@ -107,7 +112,8 @@ def verify(
     specs = input_specs(model)
     shapes = {name: tuple(spec.shape) for name, spec in specs.items()}
     dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in specs.items()}
-    order = tuple(specs) if isinstance(model.input, (list, tuple)) else ()
+    has_order = len(specs) > 1 and isinstance(model.input, (list, tuple))
+    order = tuple(specs) if has_order else ()
     data = numpy_batches(
         dataset,
         shapes | runner.shapes,
@@ -175,7 +181,13 @@ def _references(model, batches, specs):
         sizes = {batch[name].shape[1:] for batch in batches}
         shape = sizes.pop() if len(sizes) == 1 else spec.shape[1:]
         known[name] = tf.TensorSpec([spec.shape[0], *shape], spec.dtype, name)
-    call = serving_function(model, known)
+
+    @tf.function(autograph=False)
+    def call(inputs):
+        outputs = call_flat(model, inputs)
+        return {name: as_float32(value, None) for name, value in outputs.items()}
+
+    call = call.get_concrete_function(known)  # one for all: nothing is traced again
 
     def run(feed):
         feed = {
@@ -183,7 +195,7 @@ def _references(model, batches, specs):
             for name, array in feed.items()
         }
         try:
-            return {name: value.numpy() for name, value in call(**feed).items()}
+            return {name: value.numpy() for name, value in call(feed).items()}
         except tf.errors.OpError as error:
             raise unreadable(model.name, "The Keras model", error.message) from error
 
