@@ -54,9 +54,9 @@ def verify(
         tolerance: largest absolute difference allowed, measured in units of the
             model's largest output where that is above 1.
         relative_tolerance: largest mean absolute difference allowed, in units of
-            the output's standard deviation (the measure for quantized files). Of 8
-            rows or more, it may also be 5 times as many of the deviations around the
-            means of the classes: what another input changes.
+            the output's standard deviation (the measure for quantized files). It must
+            also be less than 5 times as many standard deviations around the means of
+            the classes (from 8 rows on): those are what inputs change, not biases.
         minimum_agreement: smallest share of equal predictions allowed. Outputs of one
             value have none.
         minimum_clear_agreement: the same, where a near tie counts as equal: what the
@@ -76,17 +76,17 @@ def verify(
         argmax over the last axis; None where outputs have one value),
         `clear_agreement` (near ties count as equal), each the worst of all outputs;
         `outputs` with the same per output;
-        and with labels `accuracy` and `macro_f1`, for outputs of one value `pearson`
-        (undefined, so left out, where all are equal) and `mean_squared_error`, each
-        `{"artefact": ..., "model": ...}`; and `settings`, a list of the same (without
-        labels) for every setting.
+        and with labels `accuracy` and `macro_f1` (left out where all weights are 0),
+        for outputs of one value `pearson` (undefined, so left out, where all are equal)
+        and `mean_squared_error`, each `{"artefact": ..., "model": ...}`; and
+        `settings`, a list of the same (without labels) for every setting.
         Positions that the padding mask leaves out are not compared.
 
     Raises:
         ValueError: a limit is passed in any setting or is no number from 0 on, shares
-            are the only limit and there are none, the artefact does not load or
-            its numbers or the model's are not finite, an output is missing, or the
-            dataset is empty.
+            are the only limit and there are none, the artefact does not load, its
+            numbers or the model's are not finite, an output is missing or has another
+            shape, or the dataset is empty or does not fit.
 
     Example:
         >>> import keras, tempfile

@@ -93,7 +93,7 @@ def test_inputs_in_the_models_order(rows, tmp_path):
         export.predict(tmp_path / "model", list(pair))  # the file has no order
 
 
-def test_data_that_does_not_fit_is_refused(linear, rows, classifier, saved_model):
+def test_data_that_does_not_fit_is_refused(linear, rows, saved_model):
     tf = pytest.importorskip("tensorflow", reason="SavedModels")
     model, folder = linear
     for data, reason in (
