@@ -208,7 +208,10 @@ def to_tflite(
     if max_length is None:
         functions, shapes = _functions(model, lengths, batch_size, in_loops)
     else:
-        check_decoding(lengths, max_length, quantization, class_names, tokenizer_inside)
+        max_length = as_whole_number("max_length", max_length)
+        check_decoding(
+            model, lengths, max_length, quantization, class_names, tokenizer_inside
+        )
         functions = decoding_functions(model, batch_size, lengths[0], max_length)
         shapes = {STEP: decoding_shapes(functions)}
     main = next(iter(shapes))

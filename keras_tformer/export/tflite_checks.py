@@ -10,7 +10,7 @@ from keras_tformer.export.repeated_calls import (
     called_beside_loops,
     has_repeated_calls,
 )
-from keras_tformer.export.tracing import leaf_layers
+from keras_tformer.export.tracing import leaf_layers, named_inputs
 
 MODES = (None, "float16", "dynamic_range", "int8", "int16x8")
 SPARSE_FROM = 0.3  # share of zeros from which the converter stores a kernel sparsely
@@ -183,9 +183,11 @@ def check_loops(model, loop_shared_layers, quantization, max_length):
         )
 
 
-def check_decoding(lengths, max_length, quantization, class_names, tokenizer_inside):
+def check_decoding(
+    model, lengths, max_length, quantization, class_names, tokenizer_inside
+):
     """Refuse what does not go with a file that writes text."""
-    if not isinstance(max_length, int) or max_length < 2:
+    if max_length < 2:
         raise ValueError(
             f"Received max_length={max_length!r}, expected 2 or more: the token that a "
             "text starts with, and one that is written."
@@ -195,10 +197,11 @@ def check_decoding(lengths, max_length, quantization, class_names, tokenizer_ins
             f"Received sequence_length={lengths} with max_length={max_length}: a file "
             "that writes text has one length of sources. Give one number."
         )
-    if quantization == "int16x8":
+    if quantization == "int16x8" and "encoder_token_ids" in named_inputs(model):
         raise ValueError(
-            f"Received max_length={max_length} with quantization='int16x8': the "
-            "converter finds no range for the position. Use 'int8' or 'dynamic_range'."
+            f"Received max_length={max_length} with quantization='int16x8': LiteRT "
+            "ends the process when it runs a second signature of such a file, and this "
+            "model has one for its sources. Use 'int8' or 'dynamic_range'."
         )
     if class_names is not None or tokenizer_inside:
         raise ValueError(

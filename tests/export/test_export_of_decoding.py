@@ -157,6 +157,27 @@ def test_mode_against_keras(
     assert report["verification"]["examples"] == 32
 
 
+@pytest.mark.slow
+def test_decoder_alone_in_sixteen_bits(tmp_path):
+    model = make(causal_lm)
+    draw = np.random.default_rng(3)
+    mask = (np.arange(T) < draw.integers(1, T + 1, (41, 1))).astype("int32")
+    ids = draw.integers(4, V, mask.shape).astype("int32") * mask
+    rows = {"token_ids": ids, "padding_mask": mask}
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        max_length=T,
+        quantization="int16x8",
+        representative_data=rows,
+    )
+    assert set(report["macs_by_dtype"]) == {"int16", "int16*int8"}
+    answers = export.predict(report["file"], rows)["output"]
+    expected = model.predict(rows, verbose=0)
+    kept = mask.astype(bool)
+    assert np.abs(answers - expected)[kept].mean() < 0.02 * expected[kept].std()
+
+
 def test_file_that_fails_is_not_left(translator, pairs, tmp_path):
     with pytest.raises(ValueError, match="No file was written"):
         export.to_tflite(
