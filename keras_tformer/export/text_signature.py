@@ -102,7 +102,7 @@ def check_tokenizer(runner, function, tokenizer):
         ids = generator.integers(low, tokenizer.vocabulary_size, pieces)
         texts.append(tokenizer.decode(ids.tolist()))
     rows = function.structured_outputs["token_ids"].shape[0]
-    texts = np.array(texts * rows)
+    texts = np.array([text.encode("utf-8") for text in texts] * rows, object)
     answers = runner([{"texts": texts}])
     for start in range(0, len(texts), rows):
         expected = function(texts=tf.constant(texts[start : start + rows]))
