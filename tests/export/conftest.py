@@ -76,3 +76,12 @@ def saved_model(classifier, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "model"
     to_saved_model(classifier, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The smallest one, where only its files matter."""
+    ids = keras.Input((5,), dtype="int32", name="token_ids")
+    hidden = keras.layers.Embedding(11, 7)(ids)
+    hidden = keras.layers.GlobalAveragePooling1D()(hidden)
+    return keras.Model({"token_ids": ids}, keras.layers.Dense(3)(hidden))

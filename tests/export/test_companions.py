@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 
-import keras
 import pytest
 
 from keras_tformer import export
@@ -17,14 +16,6 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 OLDER = WordPieceTokenizer([*SPECIAL, "dog", "cat"])
 NEWER = WordPieceTokenizer([*SPECIAL, "cat", "dog", "##s"])
 REPLACE, LINK = os.replace, os.link
-
-
-@pytest.fixture(scope="module")
-def model():
-    ids = keras.Input((5,), dtype="int32", name="token_ids")
-    hidden = keras.layers.Embedding(11, 7)(ids)
-    hidden = keras.layers.GlobalAveragePooling1D()(hidden)
-    return keras.Model({"token_ids": ids}, keras.layers.Dense(3)(hidden))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 
-import keras
 import pytest
 
 from keras_tformer import export
@@ -15,14 +14,6 @@ from keras_tformer.text import WordPieceTokenizer
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "cat"]
 TOKENIZER = WordPieceTokenizer(PIECES)
-
-
-@pytest.fixture(scope="module")
-def model():
-    ids = keras.Input((5,), dtype="int32", name="token_ids")
-    hidden = keras.layers.Embedding(11, 7)(ids)
-    hidden = keras.layers.GlobalAveragePooling1D()(hidden)
-    return keras.Model({"token_ids": ids}, keras.layers.Dense(3)(hidden))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from test_trained_heads import MODES, VOCABULARY, run_apart
+from test_trained_heads import VOCABULARY, assert_every_mode
 
 from keras_tformer import data, export, models, text
 
@@ -74,26 +74,7 @@ def make_rows(kind, documents, count):
 @pytest.mark.slow
 def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
     model, calibration, rows, told = trained
-    files = []
-    for mode in MODES:
-        files.append(tmp_path / f"{mode}.tflite")
-        export.to_tflite(
-            model,
-            files[-1],
-            sequence_length=LENGTH,
-            quantization=mode,
-            representative_data=calibration,
-        )
-    expected = model.predict(rows, verbose=0)[told]
-    for mode, outputs in zip(MODES, run_apart(files, rows, tmp_path), strict=True):
-        logits = outputs["output"][told]
-        if mode in (None, "float16"):
-            limit = 1e-4 if mode is None else 1e-2
-            scale = max(1, np.abs(expected).max())
-            assert np.abs(logits - expected).max() < limit * scale, mode
-        else:
-            equal = logits.argmax(-1) == expected.argmax(-1)
-            assert equal.mean() >= 0.98, (mode, equal.mean())
+    assert_every_mode(model, calibration, rows, told, tmp_path)
     folder = tmp_path / "model"
     export.to_saved_model(model, folder)
     export.verify(folder, model, rows, tolerance=1e-5, in_separate_process=True)

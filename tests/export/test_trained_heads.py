@@ -104,6 +104,29 @@ def run_apart(files, rows, folder):
     return answers
 
 
+def assert_every_mode(model, calibration, rows, kept, folder):
+    """One output: the logits of each mode's file beside Keras', where `kept` says."""
+    files = [folder / f"{mode}.tflite" for mode in MODES]
+    for mode, file in zip(MODES, files, strict=True):
+        export.to_tflite(
+            model,
+            file,
+            sequence_length=kept.shape[1],
+            quantization=mode,
+            representative_data=calibration,
+        )
+    expected = model.predict(rows, verbose=0)[kept]
+    for mode, outputs in zip(MODES, run_apart(files, rows, folder), strict=True):
+        logits = outputs["output"][kept]
+        if mode in (None, "float16"):
+            limit = 1e-4 if mode is None else 1e-2
+            scale = max(1, np.abs(expected).max())
+            assert np.abs(logits - expected).max() < limit * scale, mode
+        else:
+            equal = logits.argmax(-1) == expected.argmax(-1)
+            assert equal.mean() >= 0.98, (mode, equal.mean())
+
+
 def own_names(model, prefix):
     """The model's output, its layers named apart from those of other heads."""
     for layer in model.layers:

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from test_trained_heads import MODES, VOCABULARY, run_apart
+from test_trained_heads import VOCABULARY, assert_every_mode
 
-from keras_tformer import data, export, models, text
+from keras_tformer import data, models, text
 
 LENGTH, KEPT = 32, 100
 
@@ -66,22 +66,4 @@ def trained():
 @pytest.mark.slow
 def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
     model, calibration, rows, kept = trained
-    files = [tmp_path / f"{mode}.tflite" for mode in MODES]
-    for mode, file in zip(MODES, files, strict=True):
-        export.to_tflite(
-            model,
-            file,
-            sequence_length=LENGTH,
-            quantization=mode,
-            representative_data=calibration,
-        )
-    expected = model.predict(rows, verbose=0)[kept]
-    for mode, outputs in zip(MODES, run_apart(files, rows, tmp_path), strict=True):
-        logits = outputs["output"][kept]
-        if mode in (None, "float16"):
-            limit = 1e-4 if mode is None else 1e-2
-            scale = max(1, np.abs(expected).max())
-            assert np.abs(logits - expected).max() < limit * scale, mode
-        else:
-            equal = logits.argmax(-1) == expected.argmax(-1)
-            assert equal.mean() >= 0.98, (mode, equal.mean())
+    assert_every_mode(model, calibration, rows, kept, tmp_path)
