@@ -42,8 +42,10 @@ def quantize_model(
     every *call site* gets a quantizer with a range of its own (`ActivationQuantizer`):
     a block that all depths share, as in ALBERT, has other ranges at other depths. They
     sit where the TFLite converter needs them to make all matrix products, softmaxes,
-    activations and sums int8. A batch normalization is worked into the convolution
-    before it (`fold_batch_normalization`) and no longer follows the batches.
+    activations and sums int8, but for the logits of a table that is also looked up: of
+    a vocabulary's many, some would tie in 256 steps. A batch normalization is worked
+    into the convolution before it (`fold_batch_normalization`) and no longer follows
+    the batches.
 
     The weights are *copies*: training the returned model leaves the given one as it is.
     The usual way on is `calibrate` on a few batches, `compile`, `fit` for a short time

@@ -24,7 +24,7 @@ _PRODUCTS = {"Matmul", "Einsum", "Dot", "Tensordot"}
 _QUANTIZED = _PRODUCTS | {
     *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"),
     *("Mean", "Stack", "Gelu", "Relu", "Relu6", "ReLU", "LeakyRelu", "LeakyReLU"),
-    *("Elu", "ELU", "Silu", "HardSilu", "Activation", "VocabularyBias"),
+    *("Elu", "ELU", "Silu", "HardSilu", "Activation"),
     *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "AveragePooling1D"),
     *("AveragePooling2D", "LayerNormalization", "BatchNormalization"),
     *("RMSNormalization", "UpSampling2D", "Softmax", "Sigmoid", "Tanh"),
@@ -161,6 +161,8 @@ class QuantizedGraph:
         if is_weighted:
             if _is_lookup(layer, kwargs):
                 return outputs  # rows of a quantized table are quantized
+            if kwargs.get("reverse"):
+                return outputs  # logits of a vocabulary: of 256 steps many would tie
             return self._activate(layer, outputs)
         has_mask = any(_hides_positions(x) for x in _tensors(args, kwargs))
         fixed_range = _FIXED_RANGES.get(_activation_name(layer))

@@ -106,9 +106,13 @@ def share_tables(model, quantization):
                 if values is not None and values.size >= LARGE:
                     _look_up_in_int8(model, graph, lookup, "QUANTIZE")
     for graph, lookup, product in pairs:
+        is_float_product = is_float(graph.tensors[product.inputs[0]])
         # A bias of integers has the scales of the product's own table.
-        if is_float(graph.tensors[product.inputs[0]]) or not has_bias(product):
+        if is_float_product or not has_bias(product):
             read_instead(product, 1, lookup.inputs[0])
+        if is_float_product and not is_float(_table(graph, lookup)):
+            # Each row that it multiplies has a range of its own.
+            product.builtinOptions.asymmetricQuantizeInputs = True
 
 
 def has_bias(product):

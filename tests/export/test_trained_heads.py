@@ -231,11 +231,7 @@ def test_every_mode_in_a_process_of_its_own(trained, tmp_path):
                 assert error < 0.05, (mode, error)
                 assert np.corrcoef(ours[:, 0], theirs[:, 0])[0, 1] > 0.995, mode
             else:
-                chosen = ours.argmax(-1)
-                equal = chosen == theirs.argmax(-1)
-                if mode == "aware":  # both sides' logits have 256 values: many are tied
-                    best = np.take_along_axis(theirs, chosen[..., None], -1)[..., 0]
-                    equal |= theirs.max(-1) - best <= 1.01 * np.ptp(theirs) / 255
+                equal = ours.argmax(-1) == theirs.argmax(-1)
                 assert equal.mean() >= 0.98, (mode, name, equal.mean())
 
 
