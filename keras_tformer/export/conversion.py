@@ -17,6 +17,8 @@ from keras_tformer.export.ranges import (
     measure_ranges,
     raise_masks,
 )
+from keras_tformer.export.rounding import round_kernels
+from keras_tformer.export.row_factors import scale_rows
 from keras_tformer.export.sixteen_bits import (
     prepared_for_sixteen_bits,
     quantize_to_sixteen_bits,
@@ -95,6 +97,8 @@ def convert(
                     if quantization == "int16x8":
                         content = prepared_for_sixteen_bits(content)
                     measured = measure_ranges(content, feed, registerers)
+                    if not is_aware:
+                        round_kernels(measured, feed, registerers)
                     if quantization == "int8":
                         content = _quantize(measured, sparse, integer_only)
                     else:
@@ -116,18 +120,30 @@ def convert(
             store_kernels(parsed)
         store_summands(parsed)
         rescale_what_sums_read(parsed)
+    if quantization in ("int8", "dynamic_range") and not is_aware:
+        scale_rows(parsed, _matrices(model))
     take_out_unread(parsed)
     shorten_names(parsed)
     return pack(parsed)
+
+
+def _matrices(model):
+    """The model's matrices, of which one may be a tied table."""
+    return [
+        weight.numpy().astype("float32")
+        for weight in model.weights
+        if len(weight.shape) == 2 and "float" in str(weight.dtype)
+    ]
 
 
 def _quantize(measured, sparse, integer_only):
     """A parsed float file with its ranges as int8, but for `float_operators`."""
     from tensorflow.lite.python.convert import mlir_quantize, mlir_sparsify
 
-    make_symmetric(measured)
-    raise_masks(measured)
-    cut_masked_scores(measured)
+    if integer_only:  # else attention is in float, masks and all
+        make_symmetric(measured)
+        raise_masks(measured)
+        cut_masked_scores(measured)
     kept = float_operators(measured, integer_only, sparse)
     content = mlir_quantize(pack(measured), denylisted_nodes=kept)
     return mlir_sparsify(content) if sparse else content

@@ -52,6 +52,52 @@ def row_scales(scales):
     return quantization
 
 
+def add_tensor(graph, like, name, shape, scale=None, buffer=0):
+    """Add a tensor: as another, but for name, shape and what it holds; its index."""
+    generated = schema()
+    tensor = copy.copy(like)
+    tensor.name = like.name + b"/" + name
+    tensor.shape, tensor.shapeSignature = np.array(shape, "int32"), None
+    is_float = scale is None
+    kinds = generated.TensorType
+    tensor.type = kinds.FLOAT32 if is_float else kinds.INT8
+    tensor.quantization = None if is_float else row_scales([scale])
+    tensor.buffer = buffer
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def add_after(model, graph, operator, name, other):
+    """Let ADD or MUL bring another tensor to what an operator returns."""
+    generated = schema()
+    output = graph.tensors[operator.outputs[0]]
+    before = add_tensor(graph, output, name.lower().encode(), output.shape)
+    options = getattr(generated, f"{name.capitalize()}OptionsT")()
+    if hasattr(operator.builtinOptions, "fusedActivationFunction"):
+        activation = operator.builtinOptions.fusedActivationFunction
+        options.fusedActivationFunction = activation
+        operator.builtinOptions.fusedActivationFunction = 0
+    added = generated.OperatorT(
+        opcodeIndex=operator_code(model, name, 1),
+        inputs=np.array([before, other], "int32"),
+        outputs=operator.outputs,
+        builtinOptionsType=getattr(
+            generated.BuiltinOptions, f"{name.capitalize()}Options"
+        ),
+        builtinOptions=options,
+    )
+    operator.outputs = np.array([before], "int32")
+    graph.operators.insert(graph.operators.index(operator) + 1, added)
+
+
+def take_bias_out(model, graph, product):
+    """FULLY_CONNECTED with a bias -> without one, then ADD."""
+    *inputs, bias = map(int, product.inputs)
+    if len(inputs) == 2 and bias >= 0:
+        product.inputs = np.array([*inputs, -1], "int32")
+        add_after(model, graph, product, "ADD", bias)
+
+
 def add_int8(model, graph, tensor, values):
     """Add a constant as int8 with one scale; its index comes back."""
     generated = schema()

@@ -10,6 +10,7 @@ from keras_tformer.export.graph_edits import (
     forget_unused_operators,
     operator_code,
     read_instead,
+    take_bias_out,
 )
 from keras_tformer.export.packing import pack
 from keras_tformer.export.ranges import raise_masks
@@ -92,31 +93,9 @@ def _take_biases_out(model):
     A bias of integers has the scales of the product's own table: it would keep that
     from being the table that is looked up.
     """
-    generated = schema()
     for graph in model.subgraphs:
         for _, product in tied_operators(model, graph):
-            if not has_bias(product):
-                continue
-            *inputs, bias = map(int, product.inputs)
-            outputs = product.outputs
-            graph.tensors.append(copy.copy(graph.tensors[outputs[0]]))
-            graph.tensors[-1].name += b"/unbiased"
-            new = len(graph.tensors) - 1
-            product.inputs = np.array([*inputs, -1], "int32")
-            product.outputs = np.array([new], "int32")
-            options = generated.AddOptionsT()
-            options.fusedActivationFunction = (
-                product.builtinOptions.fusedActivationFunction
-            )
-            product.builtinOptions.fusedActivationFunction = 0
-            added = generated.OperatorT(
-                opcodeIndex=operator_code(model, "ADD", 1),
-                inputs=np.array([new, bias], "int32"),
-                outputs=outputs,
-                builtinOptionsType=generated.BuiltinOptions.AddOptions,
-                builtinOptions=options,
-            )
-            graph.operators.insert(graph.operators.index(product) + 1, added)
+            take_bias_out(model, graph, product)
 
 
 def _part_biases(model):

@@ -440,10 +440,15 @@ def dynamic_range_tflite_is_near_model(case, folder):
 
 
 def int8_tflite_is_near_model(case, folder):
-    """Weights and activations in int8: the mean difference in shares of the spread."""
-    report = exported(case, folder, "int8", 0.1)
-    assert report["int8_macs_share"] > 0.4  # no product that a normalization reads
-    assert report["macs_by_dtype"].get("float32", 0) < 0.1 * report["macs"]
+    """Weights in int8, activations as well: the mean difference as above.
+
+    Products by kernels whose results an operator in float reads are `float32*int8`;
+    those of attention are float32.
+    """
+    report = exported(case, folder, "int8", 0.05)
+    macs = report["macs_by_dtype"]
+    assert macs["int8"] > 0.1 * report["macs"]
+    assert macs.get("float32", 0) < 0.1 * report["macs"]
 
 
 def exported(case, folder, quantization, tolerance):

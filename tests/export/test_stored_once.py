@@ -99,6 +99,8 @@ def test_a_tied_table_of_a_quantization_aware_model_is_int8(
         )
         stored = sum(report["weight_bytes"].values())
         assert stored < 1.02 * model.count_params() + 7000
+        logits = export.predict(report["file"], data)["masked_lm"]
+        assert len(np.unique(logits)) > 0.5 * logits.size  # not one of 256 steps each
 
 
 @pytest.mark.slow
