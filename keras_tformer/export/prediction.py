@@ -89,6 +89,11 @@ def open_artefact(
             f"There is no artefact at {path!r}. Expected a .tflite file or the folder "
             "of a SavedModel."
         )
+    if in_separate_process:
+        raise ValueError(
+            f"in_separate_process=True is for SavedModels, received {path!r}. Leave it "
+            "out: what runs a .tflite file sees nothing of Keras."
+        )
     return _LiteRTRunner(path, num_threads, use_default_delegate, signature)
 
 

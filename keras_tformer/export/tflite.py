@@ -31,6 +31,7 @@ from keras_tformer.export.tflite_checks import (
     as_lengths,
     as_whole_number,
     check_decoding,
+    check_finite,
     check_fixed,
     check_flex,
     check_loops,
@@ -111,14 +112,15 @@ def to_tflite(
         quantization: None (float32), `"float16"` (weights in half precision),
             `"dynamic_range"` (weights int8, activations float), `"int8"` (weights and
             activations int8: learned ranges of a quantization-aware model, or
-            post-training from `representative_data`; layer normalization and the sums
-            before it stay float, and what is multiplied for these sums is rounded row
-            by row by the runtime, see `integer_only`) or `"int16x8"` (activations
-            int16, weights int8, post-training).
+            post-training from `representative_data`; layer normalization, the sums
+            before it and attention stay float, and what is multiplied for them is
+            rounded row by row by the runtime, see `integer_only`) or `"int16x8"`
+            (activations int16, weights int8, post-training).
         representative_data: real examples (see `predict` for the forms) that measure
-            the activations' ranges; the first 200 are used. A quantization-aware
-            model needs none; with it, products and activations without a learned range
-            become int8, too.
+            the activations' ranges and, after training, by which kernels are rounded
+            (`round_kernels`); the first 200 are used. A quantization-aware model needs
+            none; with it, products and activations without a learned range become
+            int8, too.
         tokenizer: a tokenizer of `keras_tformer.text`, written beside the file
             (`vocab.txt`, or `<stem>_vocab.txt` where another vocabulary has that name
             and belongs to another file; the card says which) and attached to it
@@ -146,9 +148,9 @@ def to_tflite(
             which writes a token a call with caches that go in and come out (see
             `decoding_functions`), instead of `serving_default`; `representative_data`
             are the model's inputs with their targets, as for training.
-        integer_only: compute layer normalization and sums in int8 as well, and give
-            all products but a vocabulary's one range for all rows, for accelerators
-            without float; less accurate, and slower where XNNPACK runs the file. Needs
+        integer_only: compute layer normalization, sums and attention in int8 as well,
+            and give all products but a vocabulary's one range for all rows, for
+            accelerators without float; less accurate, and slower on XNNPACK. Needs
             `quantization="int8"` and `representative_data`.
         loop_shared_layers: whether layers that are called three times or more in a row
             on their own output, as ALBERT's block is, become one WHILE operator: fewer
@@ -219,6 +221,7 @@ def to_tflite(
     is_aware = is_fake_quantized(functions[main])
     check_mode(quantization, is_aware, representative_data, integer_only)
     examples = _examples(representative_data, shapes, model)
+    check_finite(examples, quantization)
     text = _text_function(tokenizer, tokenizer_inside, shapes[main])
     feed = _feed(examples, functions)
     content = convert(

@@ -139,6 +139,20 @@ def check_mode(quantization, is_aware, representative_data, integer_only):
             )
 
 
+def check_finite(examples, quantization):
+    """Raises ValueError for examples without ranges: the calibrator takes them."""
+    if examples is None or quantization not in ("int8", "int16x8"):
+        return
+    for arrays in examples.values():
+        for name, values in arrays.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ValueError(
+                    f"representative_data[{name!r}] holds NaN or infinite numbers, of "
+                    f"which quantization={quantization!r} can measure no range. Take "
+                    "these rows out, and let masks be large numbers, such as -30."
+                )
+
+
 def check_sixteen_bits(quantization, lengths, tokenizer_inside):
     """Refuse what the converter cannot make of int16x8, or what ends the process."""
     if quantization != "int16x8":

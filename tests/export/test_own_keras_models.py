@@ -140,6 +140,75 @@ def test_a_head_that_is_nearly_the_table_keeps_its_own_bias(tmp_path):
     assert report["verification"]["agreement"] > 0.95
 
 
+@pytest.mark.parametrize("factor", [1, 3])
+def test_what_is_masked_is_not_seen_in_rows_larger_than_measured(tmp_path, factor):
+    """A mask of -1e9 must not become what hides the scores of calibration alone."""
+    keras.utils.set_random_seed(1)
+    x = keras.Input((LENGTH, 32), name="x")
+    mask = keras.Input((LENGTH,), dtype="int32", name="padding_mask")
+    query, key, value = (layers.Dense(32, use_bias=False)(x) for _ in range(3))
+    scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) * 0.2
+    hidden = ops.expand_dims(1 - ops.cast(mask, "float32"), 1) * -1e9  # (B, 1, T)
+    y = layers.Dense(32)(ops.matmul(ops.softmax(scores + hidden), value))
+    model = keras.Model({"x": x, "padding_mask": mask}, y)
+    generator = np.random.default_rng(1)
+    rows = generator.normal(size=(60, LENGTH, 32)).astype("float32")
+    kept = np.arange(LENGTH) < generator.integers(2, LENGTH, (60, 1))
+    data = {"x": rows, "padding_mask": kept.astype("int32")}
+    file = tmp_path / "model.tflite"
+    export.to_tflite(
+        model,
+        file,
+        sequence_length=LENGTH,
+        quantization="int8",
+        representative_data=data,
+    )
+    others = np.where(kept[..., None], rows, 5 * rows[::-1])
+    first, second = (
+        export.predict(file, data | {"x": factor * x})["output"][kept]
+        for x in (rows, others.astype("float32"))
+    )
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_attention_of_keras_with_a_mask_is_float_between_its_products(tmp_path):
+    x = keras.Input((LENGTH, WIDTH), name="x")
+    mask = keras.Input((LENGTH,), dtype="bool", name="padding_mask")
+    y = layers.MultiHeadAttention(4, 16)(x, x, attention_mask=ops.expand_dims(mask, 1))
+    model = keras.Model({"x": x, "padding_mask": mask}, y)
+    generator = np.random.default_rng(1)
+    data = {
+        "x": 5 * generator.normal(size=(60, LENGTH, WIDTH)).astype("float32"),
+        "padding_mask": np.arange(LENGTH) < generator.integers(2, LENGTH, (60, 1)),
+    }
+    report = export.to_tflite(
+        model,
+        tmp_path / "model.tflite",
+        quantization="int8",
+        representative_data=data,
+    )
+    for name in ("BATCH_MATMUL", "SELECT_V2", "SOFTMAX"):
+        assert set(report["operators"][name]) == {"float32"}, name
+    assert report["verification"]["relative_difference"] < 0.03
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+@pytest.mark.parametrize("wrong", [np.nan, -np.inf])
+def test_examples_that_are_no_numbers_are_refused(quantization, wrong, tmp_path):
+    x = keras.Input((7,), name="x")
+    model = keras.Model(x, layers.Dense(5)(x))
+    rows = np.ones((11, 7), "float32")
+    rows[3, 2] = wrong
+    with pytest.raises(ValueError, match=r"representative_data\['x'\] holds NaN or"):
+        export.to_tflite(
+            model,
+            tmp_path / "model.tflite",
+            quantization=quantization,
+            representative_data=rows,
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_recurrence_and_nan_are_refused(tmp_path):
     """TensorFlow's calibrator would end the process in a loop."""
     inputs = keras.Input((LENGTH, 7), name="x")

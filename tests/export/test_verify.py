@@ -70,6 +70,11 @@ def test_separate_process(saved_model, classifier, examples):
     assert result["largest_difference"] < 1e-5
 
 
+def test_a_separate_process_is_for_saved_models(tflite_file, classifier, examples):
+    with pytest.raises(ValueError, match="Leave it out"):
+        export.verify(tflite_file, classifier, examples, in_separate_process=True)
+
+
 def test_another_model_is_refused_where_no_limit_is_given(
     tflite_file, classifier, examples
 ):
