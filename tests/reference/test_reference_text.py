@@ -128,8 +128,8 @@ def test_sample_of_random_text(peers):
 
 
 @pytest.mark.slow
-def test_all_real_text(peers, data_folder):
-    assert not differences(peers, real_texts(data_folder, step=1))
+def test_much_real_text(peers, data_folder):
+    assert not differences(peers, real_texts(data_folder, step=4))
 
 
 @pytest.mark.slow
@@ -138,7 +138,9 @@ def test_much_random_text(peers):
 
 
 @pytest.mark.slow
-def test_every_character(peers):
+def test_every_character(peers, request):
+    if request.node.callspec.params["peers"] == "chinese":
+        pytest.skip("cuts characters as the cased vocabulary does")
     assert not differences(peers, every_character(), with_offsets=False)
 
 
