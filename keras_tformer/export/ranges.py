@@ -15,7 +15,8 @@ from keras_tformer.export.flatbuffer import (
 from keras_tformer.export.packing import pack
 
 # exp(-10) is what a masked position weighs beside the best one in the worst of cases:
-# less than a hundredth of the step of an int8 softmax, 1 / 256.
+# less than a hundredth of the step of an int8 softmax, 1 / 256. For integer
+# attention alone: in float, scores beyond those measured would show what is masked.
 FAR_BELOW = np.float32(10)
 # LiteRT's ADD ends the process where a summand's steps are too large for the sum's, as
 # those of a mask of -1e9 are.

@@ -63,9 +63,9 @@ ADVICE = {
     "float16": "Values beyond 65504 do not fit into half precision: use None.",
     "dynamic_range": "Use 'float16', or train it through compress.quantize_model.",
     "int8": (
-        "Give more and more typical representative_data, keep mask constants near -30 "
-        "(-1e9 leaves all scores in one of 256 steps), train it through "
-        "compress.quantize_model, or use 'dynamic_range'."
+        "Give more and more typical representative_data, leave integer_only=False, "
+        "train it through compress.quantize_model (with masks near -30: -1e9 leaves "
+        "all scores in one of 256 steps), or use 'dynamic_range'."
     ),
     "int16x8": "Give more representative_data, or use 'dynamic_range'.",
 }
