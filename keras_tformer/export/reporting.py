@@ -86,6 +86,8 @@ def _pieces(path):
 
 def show_report(result):
     """Print a report, as a table where `rich` is installed, else as plain lines."""
+    rounded_by_row = result["macs_by_dtype"].get("float32*int8", 0)
+    rounded_by_row /= max(result["macs"], 1)
     rows = [
         ("file", result["file"]),
         ("size", f"{result['size_bytes']:,} bytes"),
@@ -93,6 +95,7 @@ def show_report(result):
         ("operators", f"{result['num_operators']:,}"),
         ("multiply-accumulates", f"{result['macs']:,}"),
         ("of them in int8", f"{result['int8_macs_share']:.1%}"),
+        ("of them in float32*int8", f"{rounded_by_row:.1%}"),
         ("activations alive at once", f"{result['activation_bytes']:,} bytes"),
         ("zeros in kernels and tables", f"{result['zeros']:.1%}"),
         ("pieces that XNNPACK takes", f"{result['delegate_partitions']}"),
